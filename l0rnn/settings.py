@@ -1,0 +1,53 @@
+"""Methods and objectives as plain data, for configurations and checkpoints that need no pickle."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+
+def settings_of(instance: Any) -> dict[str, Any]:
+    """Class name and constructor arguments of an object that keeps each argument in an attribute of its name.
+
+    A class attribute ``stored_as`` names the attribute where it cannot be that of the argument.
+
+    Example:
+        >>> from l0rnn.objective import Budget
+        >>> settings_of(Budget(density=0.2))["density"], settings_of(Budget(density=0.2))["class"]
+        (0.2, 'Budget')
+    """
+    stored_as = getattr(instance, "stored_as", {})
+    values = {
+        name: getattr(instance, stored_as.get(name, name)) for name in inspect.signature(type(instance)).parameters
+    }
+    plain = (bool, int, float, str, type(None))
+    return {
+        "class": type(instance).__name__,
+        **{name: value if isinstance(value, plain) else settings_of(value) for name, value in values.items()},
+    }
+
+
+def from_settings(settings: Mapping[str, Any], classes: Mapping[str, type]) -> Any:
+    """Build the object that `settings_of` described, from classes given by name; nothing else can be built.
+
+    Raises:
+        ValueError: if the class is none of those given, or an argument is unknown.
+
+    Example:
+        >>> from l0rnn.objective import Budget
+        >>> from_settings({"class": "Budget", "density": 0.2}, {"Budget": Budget}).density
+        0.2
+    """
+    name = str(settings.get("class"))
+    if name not in classes:
+        raise ValueError(f"`class` must be one of {', '.join(classes)}, got {name!r}")
+    arguments = {
+        key: from_settings(value, classes) if isinstance(value, Mapping) else value
+        for key, value in settings.items()
+        if key != "class"
+    }
+    unknown = set(arguments) - set(inspect.signature(classes[name]).parameters)
+    if unknown:
+        raise ValueError(f"{name} has no argument {', '.join(sorted(unknown))}")
+    return classes[name](**arguments)
