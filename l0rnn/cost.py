@@ -1,0 +1,127 @@
+"""Parameters and multiply-adds of a network: exact for kept units, expected for open probabilities, one formula.
+
+The gates of different units are independent, so a weight between axes a and b has the expected size E[n_a]·E[n_b],
+where n is the number of open units. When both are the same axis, as in a recurrent weight, the diagonal carries one
+gate instead of two: E[n²] = (Σp)² + Σp(1-p). With p in {0, 1} that is the exact count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from l0rnn.axes import Blueprint, Weight
+
+Number = Any  # int for exact counts, float or a differentiable Tensor for expected ones
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a network costs.
+
+    Attributes:
+        parameters: number of parameters, all of them.
+        embedding_parameters: those of embeddings that are not tied to a decoder.
+        multiply_adds: multiply-adds per time step, every layer applied once; matrix products alone, lookups are free.
+    """
+
+    parameters: Number
+    embedding_parameters: Number
+    multiply_adds: Number
+
+    @property
+    def parameters_without_embedding(self) -> Number:
+        """Parameters less those of untied embeddings."""
+        return self.parameters - self.embedding_parameters
+
+    def __getitem__(self, kind: str) -> Number:
+        return getattr(self, kind)
+
+
+def cost(blueprint: Blueprint, open: Mapping[str, Tensor] | None = None) -> Cost:
+    """Cost of a network in which each unit is open with some probability.
+
+    Args:
+        blueprint: the network's blueprint.
+        open: axis → P(open) of its units, or bool for units kept; `(unit,)`. An axis that is absent is all open.
+
+    Returns:
+        Whole numbers if ``open`` holds bool vectors only, else tensors through which gradients flow.
+
+    Raises:
+        ValueError: if ``open`` names an unknown axis or a vector has another size than its axis.
+
+    Example:
+        >>> from torch import nn
+        >>> from l0rnn.blueprint import draw_blueprint
+        >>> from l0rnn.wiring import Wiring
+        >>> network = nn.Sequential(nn.Embedding(10, 4), nn.Linear(4, 10))
+        >>> blueprint = draw_blueprint(network, Wiring({"1": ["0"]}))
+        >>> cost(blueprint)
+        Cost(parameters=90, embedding_parameters=40, multiply_adds=40)
+        >>> cost(blueprint, {"0": torch.tensor([True, False, True, False])}).multiply_adds
+        20
+        >>> cost(blueprint, {"0": torch.full((4,), 0.5)}).multiply_adds
+        tensor(20.)
+
+    Reference:
+        Wen et al. 2019 (arXiv 1906.06847): expected L0 norm of the weights under input and hidden gates.
+    """
+    counts = _Counts(blueprint, open or {})
+    parameters: Number = blueprint.other_parameters
+    embedding: Number = 0
+    multiply_adds: Number = 0
+    for weight in blueprint.weights:
+        size = counts.size(weight)
+        parameters = parameters + size
+        if weight.pattern == "word unit":
+            embedding = embedding + size
+        elif weight.reads is not None:
+            multiply_adds = multiply_adds + size
+    return Cost(parameters, embedding, multiply_adds)
+
+
+class _Counts:
+    """Expected numbers of open units per axis and per pair of axes, each computed once."""
+
+    def __init__(self, blueprint: Blueprint, open: Mapping[str, Tensor]) -> None:
+        for name, vector in open.items():
+            if name not in blueprint.axes:
+                raise ValueError(f"`open` names {name!r}, which is none of the axes {', '.join(blueprint.axes)}")
+            if vector.shape != (blueprint.axes[name].size,):
+                raise ValueError(
+                    f"`open` must have shape ({blueprint.axes[name].size},) for {name!r}, got {tuple(vector.shape)}"
+                )
+        self.axes = blueprint.axes
+        self.open = open
+        self.expected = {name: self._expected(name) for name in blueprint.axes}
+
+    def _expected(self, name: str) -> Number:
+        vector = self.open.get(name)
+        if vector is None:
+            return self.axes[name].size
+        return int(vector.sum()) if vector.dtype == torch.bool else vector.sum()
+
+    def _expected_square(self, name: str) -> Number:
+        square = self.expected[name] ** 2
+        vector = self.open.get(name)
+        if vector is None or vector.dtype == torch.bool:
+            return square
+        return square + (vector * (1 - vector)).sum()
+
+    def size(self, weight: Weight) -> Number:
+        """Expected number of entries of a weight whose units are all open."""
+        sides = list(weight.axes.values())
+        if len(sides) == 1:
+            return weight.gates * sum(self.expected[axis] for axis in sides[0])
+        rows, columns = sides
+        if not set(rows) & set(columns):
+            return weight.gates * sum(self.expected[a] for a in rows) * sum(self.expected[b] for b in columns)
+        pairs = (
+            self._expected_square(a) if a == b else self.expected[a] * self.expected[b] for a in rows for b in columns
+        )
+        return weight.gates * sum(pairs)

@@ -1,0 +1,107 @@
+"""The language model of the recipes and ready-made modules, in plain torch."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from l0rnn.wiring import Wiring, reads
+
+
+class LanguageModel(nn.Module):
+    """Embedding → recurrent stack → Linear over the vocabulary, with dropout before and after the stack.
+
+    Args:
+        vocabulary_size: number of words.
+        embedding_size: units of the embedding.
+        hidden_size: units of each recurrent layer.
+        num_layers: recurrent layers.
+        cell: ``"LSTM"`` or ``"GRU"``.
+        dropout: dropout probability on the embedding, between layers and on the output.
+        tied: whether embedding and decoder share their weight, which needs equal sizes.
+        init_range: weights start uniform in ± this; None for torch's own.
+
+    Raises:
+        ValueError: if a size is ≤ 0, or ``tied`` with different sizes.
+
+    Example:
+        >>> import torch
+        >>> import torch
+        >>> network = LanguageModel(100, 8, 8, num_layers=2)
+        >>> logits, state = network(torch.randint(100, (5, 3)))  # (time, batch)
+        >>> logits.shape
+        torch.Size([5, 3, 100])
+
+    Reference:
+        Zaremba, Sutskever, Vinyals: Recurrent Neural Network Regularization (2014), arXiv 1409.2329.
+    """
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        embedding_size: int,
+        hidden_size: int,
+        *,
+        num_layers: int = 2,
+        cell: Literal["LSTM", "GRU"] = "LSTM",
+        dropout: float = 0.0,
+        tied: bool = False,
+        init_range: float | None = None,
+    ) -> None:
+        super().__init__()
+        sizes = {"vocabulary_size": vocabulary_size, "embedding_size": embedding_size, "hidden_size": hidden_size}
+        for name, size in {**sizes, "num_layers": num_layers}.items():
+            if size <= 0:
+                raise ValueError(f"`{name}` must be > 0, got {size}")
+        if tied and embedding_size != hidden_size:
+            raise ValueError(
+                f"`tied` needs `embedding_size` equal to `hidden_size`, got {embedding_size} and {hidden_size}"
+            )
+        if not 0 <= dropout < 1:
+            raise ValueError(f"`dropout` must be in [0, 1), got {dropout}")
+        self.embedding = nn.Embedding(vocabulary_size, embedding_size)
+        layer = {"LSTM": nn.LSTM, "GRU": nn.GRU}[cell]
+        between = dropout if num_layers > 1 else 0.0
+        self.encoder = layer(embedding_size, hidden_size, num_layers, dropout=between)
+        self.decoder = nn.Linear(hidden_size, vocabulary_size)
+        self.dropout = nn.Dropout(dropout)
+        if tied:
+            self.decoder.weight = self.embedding.weight
+        if init_range is not None:
+            for parameter in self.parameters():
+                nn.init.uniform_(parameter, -init_range, init_range)
+
+    def forward(self, tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """Predict the next word at every step.
+
+        Args:
+            tokens: `(time, batch)`, int64.
+            state: recurrent state to go on from; zeros when None.
+
+        Returns:
+            Logits `(time, batch, word)` and the state after the last step.
+        """
+        output, state = self.encoder(self.dropout(self.embedding(tokens)), state)
+        return self.decoder(self.dropout(output)), state
+
+    @property
+    def wiring(self) -> Wiring:
+        """Who reads whose units."""
+        return Wiring({"encoder": reads("embedding"), "decoder": reads("encoder")})
+
+
+def next_word_loss(network: nn.Module, batch: tuple[Tensor, Tensor], state: Any) -> tuple[Tensor, Any]:
+    """Mean cross-entropy of the next word, in nats per token.
+
+    Args:
+        network: a `LanguageModel`, or any network called like it.
+        batch: tokens and next tokens, both `(time, batch)`.
+        state: recurrent state carried over from the previous segment, or None.
+
+    Returns:
+        The mean loss and the state after the segment.
+    """
+    tokens, targets = batch
+    logits, state = network(tokens, state)
+    return nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten()), state

@@ -1,0 +1,68 @@
+"""The one interface of all pruning methods."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from l0rnn.wiring import Wiring
+
+
+class Method(nn.Module, ABC):
+    """Prunes a network while somebody else trains it.
+
+    The training loop calls, in this order: `attach` once, before the optimiser is made; `begin` once, when the number
+    of steps is known; then `penalty`, added to every loss, and `after_step` after every optimiser step. At the end
+    surgery asks for `gates`, and for nothing else; by then the network itself must compute with those gates, since
+    surgery proves the shrunken network equal to it. A method is a module, so all that it must remember across a
+    checkpoint is a parameter or a buffer, and moves with the device.
+    """
+
+    total_steps: Tensor
+    steps: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("total_steps", torch.tensor(0))
+        self.register_buffer("steps", torch.tensor(0))
+
+    @abstractmethod
+    def attach(self, network: nn.Module, wiring: Wiring) -> None:
+        """Make the network ready to be pruned, in place.
+
+        Raises:
+            ValueError: if the wiring does not fit the network, or the method cannot do what it was asked.
+        """
+
+    def begin(self, total_steps: int) -> None:
+        """Learn how many optimiser steps the training has, which schedules are fractions of."""
+        self.total_steps.fill_(total_steps)
+
+    def penalty(self) -> Tensor:
+        """What is added to the loss of this step: a scalar."""
+        return torch.zeros((), device=self.steps.device)
+
+    def after_step(self, step: int) -> None:
+        """Follow an optimiser step, the ``step``-th, counted from 1. Subclasses call this first."""
+        self.steps.fill_(step)
+
+    @abstractmethod
+    def gates(self) -> dict[str, Tensor]:
+        """Axis → gate of each unit, `(unit,)` in [0, 1]; 0 is closed, an absent axis is whole."""
+
+    def gate_parameters(self) -> Iterable[nn.Parameter]:
+        """Parameters that belong to the method, to be trained with its own settings and no weight decay."""
+        return ()
+
+    def figures(self) -> dict[str, float]:
+        """What to log: density, kept units per axis and the like."""
+        return {}
+
+    @property
+    def progress(self) -> float:
+        """Fraction of the optimiser steps done."""
+        total = int(self.total_steps)
+        return min(1.0, int(self.steps) / total) if total else 0.0

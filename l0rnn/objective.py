@@ -1,0 +1,218 @@
+"""How the cost of a network enters the loss: at a fixed price, or at the price that meets a budget."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from l0rnn.cost import Cost
+
+
+class Objective(nn.Module, ABC):
+    """The term that makes units close.
+
+    Subclasses say how the expected cost is priced (`term`) and how the price moves (`after_step`). Costs enter as
+    fractions of the dense network's, so that one price means the same on any network.
+    """
+
+    kind: str = "multiply_adds"  # the attribute of `Cost` that is priced
+
+    @abstractmethod
+    def check(self, minimum: Cost, dense: Cost) -> None:
+        """Raise ValueError if the objective cannot be met between these two costs."""
+
+    @abstractmethod
+    def term(self, expected: Cost, dense: Cost) -> Tensor:
+        """What is added to the loss, in nats per token where the loss is: a differentiable scalar."""
+
+    @abstractmethod
+    def after_step(self, expected: Cost, dense: Cost, *, progress: float) -> None:
+        """Move the price after an optimiser step.
+
+        Args:
+            expected: expected cost of the open units.
+            dense: cost of the whole network.
+            progress: fraction of the training steps done, in [0, 1].
+        """
+
+    def limit(self, dense: Cost) -> float | None:
+        """The cost to end at, or None where none is promised."""
+        return None
+
+
+class Penalty(Objective):
+    """A fixed price: ``weight`` times the expected fraction of the dense cost.
+
+    Args:
+        weight: price of the whole dense network, in units of the loss; > 0. It takes effect over `ramp`.
+        kind: ``"multiply_adds"``, ``"parameters"`` or ``"parameters_without_embedding"``.
+        start: fraction of the training before the price begins to rise from 0.
+        ramp: fraction of the training over which it rises.
+
+    Raises:
+        ValueError: if an argument is out of range.
+
+    Example:
+        >>> dense, half = Cost(100, 0, 100), Cost(50, 0, torch.tensor(50.0))
+        >>> penalty = Penalty(0.1, ramp=0.0)
+        >>> penalty.after_step(dense, dense, progress=0.0)
+        >>> penalty.term(half, dense)
+        tensor(0.0500)
+
+    Reference:
+        Louizos et al. 2018 (arXiv 1712.01312), equation 9; Wen et al. 2019 (arXiv 1906.06847).
+    """
+
+    price: Tensor
+
+    def __init__(self, weight: float, *, kind: str = "multiply_adds", start: float = 0.0, ramp: float = 0.1) -> None:
+        super().__init__()
+        if not weight > 0:
+            raise ValueError(f"`weight` must be > 0, got {weight}; use the method `Dense` for an unpruned run")
+        _check_kind(kind)
+        _check_schedule(start, ramp)
+        self.weight, self.kind, self.start, self.ramp = weight, kind, start, ramp
+        self.register_buffer("price", torch.zeros((), dtype=torch.float64))
+
+    def check(self, minimum: Cost, dense: Cost) -> None:
+        """A price can always be paid."""
+
+    def term(self, expected: Cost, dense: Cost) -> Tensor:
+        """``price * E[cost] / dense cost``."""
+        return (self.price * (expected[self.kind] / dense[self.kind])).float()
+
+    def after_step(self, expected: Cost, dense: Cost, *, progress: float) -> None:
+        """Raise the price along the ramp."""
+        self.price.fill_(self.weight * ramp_done(progress, self.start, self.ramp))
+
+
+class Budget(Objective):
+    """A target cost, met by dual ascent: the price rises while the network costs too much, and falls when it does not.
+
+    The target sinks from the dense cost to the budget over the `ramp`. With
+    ``excess = (E[cost] - target) / dense cost`` the loss term is ``price * excess + stiffness / 2 * max(0, excess)²``,
+    and after each optimiser step ``price = max(0, price + rate * excess)``. The square answers at once where the price
+    has yet to learn, so that the cost keeps up with the target. Both follow the expected cost, not that of the units
+    kept so far: gates take a hundred steps to close, and a price that waited for them would by then have grown so far
+    that it closed them all at once. Exactly one of the three budgets is given.
+
+    Args:
+        density: target as a fraction of the dense network's multiply-adds, in (0, 1].
+        parameters: target number of parameters, embeddings included.
+        multiply_adds: target number of multiply-adds per time step.
+        rate: step of the dual ascent, > 0.
+        stiffness: weight of the squared excess, ≥ 0.
+        start: fraction of the training before the target begins to sink. Until the network has learned something, no
+            unit looks useful to its gate.
+        ramp: fraction of the training over which it sinks.
+
+    Raises:
+        ValueError: if not exactly one budget is given, or a value is out of range.
+
+    Example:
+        >>> budget = Budget(density=0.25, start=0.0, ramp=0.5)
+        >>> budget.after_step(Cost(90, 0, 90), Cost(100, 0, 100), progress=0.5)  # 0.9 of the cost, 0.25 wanted
+        >>> round(budget.price.item(), 4)
+        0.013
+
+    Reference:
+        Gallego-Posada et al., Controlled Sparsity via Constrained Optimization (2022), arXiv 2208.04425; here the
+        constraint is on the cost, and the price is not reset when the target is met, since the target moves. The
+        squared term is that of the augmented Lagrangian, as in Wang, Wohlwend, Lei (2020), arXiv 1910.04732.
+    """
+
+    price: Tensor
+    target: Tensor
+    # `parameters` is a method of every module, so the argument of that name lives under another one
+    stored_as: ClassVar[dict[str, str]] = {"parameters": "parameters_budget", "multiply_adds": "multiply_adds_budget"}
+
+    def __init__(
+        self,
+        density: float | None = None,
+        *,
+        parameters: int | None = None,
+        multiply_adds: int | None = None,
+        rate: float = 0.02,
+        stiffness: float = 10.0,
+        start: float = 0.1,
+        ramp: float = 0.25,
+    ) -> None:
+        super().__init__()
+        given = {"density": density, "parameters": parameters, "multiply_adds": multiply_adds}
+        given = {name: value for name, value in given.items() if value is not None}
+        if len(given) != 1:
+            raise ValueError(
+                f"exactly one of `density`, `parameters`, `multiply_adds` must be given, got {given or 'none'}"
+            )
+        if density is not None and not 0 < density <= 1:
+            raise ValueError(f"`density` must be in (0, 1], got {density}; use the method `Dense` for an unpruned run")
+        for name in ("parameters", "multiply_adds"):
+            if name in given and given[name] <= 0:
+                raise ValueError(f"`{name}` must be > 0, got {given[name]}")
+        if not rate > 0:
+            raise ValueError(f"`rate` must be > 0, got {rate}")
+        if not stiffness >= 0:
+            raise ValueError(f"`stiffness` must be >= 0, got {stiffness}")
+        _check_schedule(start, ramp)
+        self.density, self.parameters_budget, self.multiply_adds_budget = density, parameters, multiply_adds
+        self.kind = "parameters" if parameters is not None else "multiply_adds"
+        self.rate, self.stiffness, self.start, self.ramp = rate, stiffness, start, ramp
+        self.register_buffer("price", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("target", torch.ones((), dtype=torch.float64))  # fraction of the dense cost wanted now
+
+    def check(self, minimum: Cost, dense: Cost) -> None:
+        """Refuse a budget below what one unit per axis costs."""
+        limit = self.limit(dense)
+        if limit < minimum[self.kind]:
+            what = self.kind.replace("_", "-")
+            asked = f"`density` = {self.density} asks" if self.density is not None else f"`{self.kind}` asks"
+            raise ValueError(
+                f"{asked} for {limit:,.0f} {what}, but one unit per layer already costs {minimum[self.kind]:,} "
+                f"(density {minimum[self.kind] / dense[self.kind]:.4f})"
+            )
+
+    def limit(self, dense: Cost) -> float:
+        """The budget in units of its kind."""
+        absolute = self.parameters_budget or self.multiply_adds_budget
+        return float(absolute) if absolute is not None else (self.density or 1.0) * dense.multiply_adds
+
+    def term(self, expected: Cost, dense: Cost) -> Tensor:
+        """``price * excess + stiffness / 2 * max(0, excess)²``."""
+        excess = expected[self.kind] / dense[self.kind] - self.target
+        return (self.price * excess + self.stiffness / 2 * excess.clamp(min=0).square()).float()
+
+    def after_step(self, expected: Cost, dense: Cost, *, progress: float) -> None:
+        """One step of dual ascent towards the target of this moment."""
+        final = min(1.0, self.limit(dense) / dense[self.kind])
+        target = 1 - (1 - final) * ramp_done(progress, self.start, self.ramp)
+        excess = float(expected[self.kind]) / dense[self.kind] - target
+        self.target.fill_(target)
+        self.price.add_(self.rate * excess).clamp_(min=0)
+
+
+def _check_kind(kind: str) -> None:
+    kinds = ("multiply_adds", "parameters", "parameters_without_embedding")
+    if kind not in kinds:
+        raise ValueError(f"`kind` must be one of {', '.join(kinds)}, got {kind!r}")
+
+
+def ramp_done(progress: float, start: float, ramp: float) -> float:
+    """How much of a ramp is behind at some progress of the training, all three as fractions of it.
+
+    Example:
+        >>> [ramp_done(progress, 0.2, 0.4) for progress in (0.1, 0.4, 0.9)]
+        [0.0, 0.5, 1.0]
+    """
+    if progress < start:
+        return 0.0
+    return min(1.0, (progress - start) / ramp) if ramp else 1.0
+
+
+def _check_schedule(start: float, ramp: float) -> None:
+    if not (start >= 0 and ramp >= 0 and start + ramp <= 1):
+        raise ValueError(
+            f"`start` and `ramp` must be fractions of the training, together at most 1, got {start} and {ramp}"
+        )
