@@ -1,0 +1,47 @@
+"""Train a recurrent network with a gate on every unit, then shrink it to the smaller dense network that is left."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from l0rnn.hard_concrete import HardConcrete
+from l0rnn.layers import GatedGRU, GatedLSTM, GatedRNN, RaggedRNN
+from l0rnn.methods import Dense, L0Gates, Method
+from l0rnn.objective import Budget, Penalty
+from l0rnn.surgery import shrink
+from l0rnn.version import __version__ as __version__
+from l0rnn.wiring import OUTSIDE, Wiring, reads
+
+if TYPE_CHECKING:
+    from l0rnn.models import L0GatedGRU, L0GatedLSTM
+    from l0rnn.training import PrunableModule
+
+# what needs Lightning is imported when it is asked for: layers, surgery and loading work without those seconds
+_LATE = {"L0GatedGRU": "l0rnn.models", "L0GatedLSTM": "l0rnn.models", "PrunableModule": "l0rnn.training"}
+
+__all__ = [
+    "OUTSIDE",
+    "Budget",
+    "Dense",
+    "GatedGRU",
+    "GatedLSTM",
+    "GatedRNN",
+    "HardConcrete",
+    "L0GatedGRU",
+    "L0GatedLSTM",
+    "L0Gates",
+    "Method",
+    "Penalty",
+    "PrunableModule",
+    "RaggedRNN",
+    "Wiring",
+    "reads",
+    "shrink",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATE:
+        return getattr(importlib.import_module(_LATE[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

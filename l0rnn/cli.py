@@ -1,0 +1,269 @@
+"""The command line: ``l0rnn fit | shrink | export | generate | bench``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from l0rnn.version import __version__
+
+DESCRIPTION = """\
+Train a recurrent network with gates on its units, shrink it, and measure what that buys.
+
+  fit       train a model from a YAML configuration (also: validate, test, predict)
+  shrink    cut the closed units out of a trained checkpoint
+  export    write a shrunken model in a format that runs elsewhere, and check it there
+  generate  let a shrunken language model write
+  bench     time dense and shrunken models side by side
+
+  l0rnn fit --config recipes/penn_treebank/configs/small.yaml
+  l0rnn shrink out/small/checkpoints/last.ckpt --out out/small/shrunk
+  l0rnn export out/small/shrunk --format onnx --out out/small/onnx
+  l0rnn generate out/small/onnx --words 50 --prompt "the company"
+  l0rnn bench out/small/checkpoints/last.ckpt out/small/shrunk
+"""
+FORMATS = """\
+formats
+  native      config.json and model.safetensors, for this library; nothing in it can run code
+  torch       a Python file and a state dict that need torch alone
+  onnx        for ONNX Runtime: batch and length open, states in and out
+  int8        as onnx, with weights in int8; says what that costs in quality
+  program     a torch.export program: batch open, length fixed (--length, default 1: a stream of steps)
+  executorch  one step for ExecuTorch, for phones and microcontrollers
+
+Every export is run against the model before it is moved to its place.
+"""
+LIGHTNING_COMMANDS = ("fit", "validate", "test", "predict")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status: 0, or 2 after an error in what was asked."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments and arguments[0] in LIGHTNING_COMMANDS:
+        lightning_cli(arguments)
+        return 0
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except (ValueError, OSError, RuntimeError, ModuleNotFoundError) as error:
+        print(f"l0rnn {options.command}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def lightning_cli(arguments: Sequence[str], *, run: bool = True) -> Any:
+    """Lightning's own command line over any `PrunableModule` and any data module, by class path in the YAML.
+
+    Args:
+        arguments: as on the command line; without a subcommand if ``run`` is False.
+        run: whether to run the subcommand, or only to build trainer, model and data.
+
+    Raises:
+        ModuleNotFoundError: if jsonargparse is not installed; it says which extra brings it.
+    """
+    try:
+        from lightning.pytorch.cli import LightningCLI
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"{error}; install the extra with: pip install 'l0rnn[cli]'") from error
+    from lightning import LightningDataModule
+
+    from l0rnn.training import PrunableModule
+
+    with warnings.catch_warnings():
+        # Lightning suspects a mistake when it is given arguments while the process has its own, as a recipe has
+        warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+        return LightningCLI(
+            PrunableModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_kwargs={"overwrite": True},
+            run=run,
+            args=list(arguments),
+        )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "l0rnn", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--version", action="version", version=f"l0rnn {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="fit | shrink | export | generate | bench")
+    for name in LIGHTNING_COMMANDS:  # handled by Lightning before this parser sees them; listed for the help
+        commands.add_parser(name, add_help=False)
+
+    shrinks = commands.add_parser("shrink", help="cut the closed units out of a trained checkpoint")
+    shrinks.add_argument("checkpoint", type=Path, help="a Lightning checkpoint of L0GatedLSTM or L0GatedGRU")
+    shrinks.add_argument("--out", type=Path, required=True, help="directory for config.json and model.safetensors")
+    shrinks.add_argument("--multiple-of", type=int, default=1, help="round widths up to a multiple (default: 1)")
+    shrinks.add_argument("--overwrite", action="store_true", help="replace a model that is in the directory")
+    shrinks.set_defaults(run=_shrink)
+
+    _add_export(commands)
+    _add_generate(commands)
+    benches = commands.add_parser("bench", help="time dense and shrunken models side by side")
+    benches.add_argument("models", type=Path, nargs="+", help="checkpoints or shrunken directories, the baseline first")
+    benches.add_argument(
+        "--grid", nargs="+", default=["1x1", "1x35", "10x30"], help="batch x steps (default: %(default)s)"
+    )
+    benches.add_argument("--threads", type=int, nargs="+", default=[1], help="CPU threads (default: 1)")
+    benches.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    benches.add_argument("--seconds", type=float, default=1.0, help="measuring time per figure (default: 1.0)")
+    benches.add_argument("--out", type=Path, help="where to write the result as JSON")
+    benches.set_defaults(run=_bench)
+    return parser
+
+
+def _add_export(commands: Any) -> None:
+    parser = commands.add_parser(
+        "export",
+        help="write a shrunken model in a format that runs elsewhere, and check it there",
+        epilog=FORMATS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", type=Path, help="a shrunken directory, or a checkpoint, which is shrunk on the way")
+    kinds = [line.split()[0] for line in FORMATS.splitlines() if line.startswith("  ")]
+    parser.add_argument("--format", choices=kinds, required=True, help="see below")
+    parser.add_argument("--out", type=Path, required=True, help="directory to write to")
+    parser.add_argument("--overwrite", action="store_true", help="replace an export that is in the directory")
+    parser.add_argument("--vocabulary", type=Path, help="JSON list of the words, for a model that has none with it")
+    parser.add_argument(
+        "--text", type=Path, help="int8: text to measure perplexity on (default: text of its own making)"
+    )
+    parser.add_argument("--tolerance", type=float, default=0.1, help="int8: largest loss of quality (default: 0.1)")
+    parser.add_argument("--opset", type=int, default=20, help="onnx, int8: version of the operators (default: 20)")
+    parser.add_argument("--length", type=int, default=1, help="program: its fixed number of time steps (default: 1)")
+    parser.add_argument("--compile", action="store_true", help="program: compile it too, with AOTInductor")
+    parser.set_defaults(run=_export)
+
+
+def _add_generate(commands: Any) -> None:
+    parser = commands.add_parser("generate", help="let a shrunken language model write")
+    parser.add_argument("model", type=Path, help="directory of a native, onnx or int8 export with a vocabulary")
+    parser.add_argument("--words", type=int, default=50, help="how many words (default: 50)")
+    parser.add_argument("--prompt", default="", help="words to go on from (default: the start of a sentence)")
+    parser.add_argument("--temperature", type=float, default=1.0, help="0 takes the likeliest word (default: 1.0)")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same text (default: 0)")
+    parser.set_defaults(run=_generate)
+
+
+def _shrink(options: argparse.Namespace) -> None:
+    from l0rnn.export import save_dense
+    from l0rnn.models import load_model
+    from l0rnn.surgery import operate
+
+    surgery = operate(load_model(options.checkpoint), multiple_of=options.multiple_of)
+    save_dense(surgery.network, options.out, overwrite=options.overwrite)
+    print(surgery)
+    print(f"written to {options.out}")
+
+
+def _export(options: argparse.Namespace) -> None:
+    from l0rnn import export
+
+    network, vocabulary, figures = _shrunken(options.model)
+    if options.vocabulary is not None:
+        vocabulary = export.checked_vocabulary(export.read_json(options.vocabulary))
+    common: dict[str, Any] = {"vocabulary": vocabulary, "figures": figures, "overwrite": options.overwrite}
+    if options.format == "int8":
+        text = None if options.text is None else options.text.read_text(encoding="utf-8")
+        tokens = None if text is None else export.text_columns(vocabulary, text)
+        quality = {"text": tokens, "tolerance": options.tolerance, "opset": options.opset}
+        print(export.export_int8(network, options.out, **quality, **common))
+    elif options.format == "onnx":
+        export.export_onnx(network, options.out, opset=options.opset, **common)
+    elif options.format == "program":
+        export.export_program(network, options.out, length=options.length, compiled=options.compile, **common)
+    else:
+        writers = {
+            "native": export.save_dense,
+            "torch": export.export_torch,
+            "executorch": export.export_executorch,
+        }
+        writers[options.format](network, options.out, **common)
+    size = sum(path.stat().st_size for path in options.out.iterdir())
+    print(f"{options.format} export checked and written to {options.out}, {size:,} bytes")
+
+
+def _shrunken(path: Path) -> tuple[Any, Any, Any]:
+    """The shrunken network of a directory or checkpoint, with its vocabulary and figures where it has them."""
+    from l0rnn.export import load_dense, read_config, read_vocabulary
+    from l0rnn.models import load_model
+    from l0rnn.surgery import shrink
+    from l0rnn.training.shrunken import load_shrunken
+
+    if path.is_dir():
+        config = read_config(path)
+        return load_dense(path), read_vocabulary(path) if config.has_vocabulary else None, config.figures
+    if not path.is_file():
+        raise FileNotFoundError(f"`model` {path} does not exist; name a shrunken directory or a checkpoint")
+    network = load_shrunken(path)
+    return shrink(load_model(path)) if network is None else network, None, None
+
+
+def _generate(options: argparse.Namespace) -> None:
+    import torch
+
+    from l0rnn.export import generate, open_streamer
+    from l0rnn.export.vocabulary import decode, encode
+
+    streamer = open_streamer(options.model)
+    if streamer.vocabulary is None:
+        raise ValueError(f"{options.model} has no vocabulary; export it again with --vocabulary")
+    prompt = encode(streamer.vocabulary, options.prompt)
+    generator = torch.Generator().manual_seed(options.seed)
+    words = list(generate(streamer, options.words, prompt=prompt, temperature=options.temperature, generator=generator))
+    print(decode(streamer.vocabulary, [*prompt, *words]))
+
+
+def _bench(options: argparse.Namespace) -> None:
+    import torch
+
+    from l0rnn.bench import benchmark
+
+    networks = {str(path): _network(path) for path in options.models}
+    grid = [_batch_and_steps(pair) for pair in options.grid]
+    words = min(network.embedding.num_embeddings for network in networks.values())
+    report = benchmark(
+        networks,
+        lambda batch, steps: (torch.randint(words, (steps, batch)),),
+        grid=grid,
+        threads=options.threads,
+        device=options.device,
+        seconds=options.seconds,
+    )
+    print(report.table())
+    if options.out is not None:
+        report.save(options.out)
+
+
+def _network(path: Path) -> Any:
+    """The dense network of a path: a directory of `save_dense`, or a checkpoint, ungated at its full width."""
+    from l0rnn.export import load_dense
+    from l0rnn.language_model import LanguageModel
+    from l0rnn.models import load_model
+    from l0rnn.training.shrunken import load_shrunken
+
+    if path.is_dir():
+        return load_dense(path)
+    network = load_shrunken(path)
+    if network is not None:
+        return network
+    hyper = load_model(path).hparams
+    sizes = (hyper["vocabulary_size"], hyper["embedding_size"] or hyper["hidden_size"], hyper["hidden_size"])
+    return LanguageModel(*sizes, num_layers=hyper["num_layers"], tied=hyper["tied"]).eval()
+
+
+def _batch_and_steps(pair: str) -> tuple[int, int]:
+    batch, _, steps = pair.partition("x")
+    if not (batch.isdigit() and steps.isdigit()):
+        raise ValueError(f"`--grid` must be like 1x35 (batch x steps), got {pair!r}")
+    return int(batch), int(steps)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,252 @@
+"""The LightningModule that trains any network under any pruning method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from torch import Tensor, nn
+from torch.optim import SGD, Optimizer
+
+from l0rnn.methods import Dense, Method
+from l0rnn.training.optimizer import build_optimizer
+from l0rnn.wiring import Wiring
+
+
+class PrunableModule(LightningModule):
+    """Trains a network under a pruning method, by Lightning's automatic optimisation.
+
+    Gradient clipping, precision, accumulation, loggers and checkpoints are the Trainer's. A checkpoint holds all that a
+    run needs to go on exactly where it was: weights, gates, price, the state carried over segments, random numbers.
+
+    Args:
+        network: modules of plain torch; the method may change it in place.
+        wiring: what each layer of the network reads.
+        loss: ``loss(network, batch) → mean loss``; with ``carries_state``,
+            ``loss(network, batch, state) → (mean loss, state)``.
+        method: the pruning method; None trains the network as it is.
+        optimizer: parameters → optimiser of the weights. Default: SGD with learning rate 1.
+        scheduler: optimiser → learning rate scheduler, stepped once per epoch; None for a constant rate.
+        gate_learning_rate: learning rate of Adam for the gates.
+        carries_state: whether the recurrent state goes on from batch to batch (truncated back-propagation).
+        example_inputs: arguments of the network's forward, used by `shrink` for its proof; the inputs of the first
+            training batch if None.
+
+    Raises:
+        ValueError: if the wiring does not fit the network.
+
+    Example:
+        >>> from l0rnn import Budget, L0Gates, Wiring
+        >>> class Tagger(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.encoder, self.decoder = nn.LSTM(3, 8), nn.Linear(8, 2)
+        ...
+        ...     def forward(self, x):
+        ...         return self.decoder(self.encoder(x)[0])
+        >>> module = PrunableModule(
+        ...     Tagger(),
+        ...     Wiring({"encoder": ["outside"], "decoder": ["encoder"]}),
+        ...     loss=lambda network, batch: nn.functional.mse_loss(network(batch[0]), batch[1]),
+        ...     method=L0Gates(Budget(density=0.5)),
+        ... )
+        >>> type(module.network.encoder).__name__
+        'GatedLSTM'
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        wiring: Wiring,
+        loss: Callable[..., Any],
+        method: Method | None = None,
+        *,
+        optimizer: Callable[[list[nn.Parameter]], Optimizer] | None = None,
+        scheduler: Callable[[Optimizer], Any] | None = None,
+        gate_learning_rate: float = 0.03,
+        carries_state: bool = False,
+        example_inputs: Any = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.wiring = wiring
+        self.loss = loss
+        self.method = method or Dense()
+        self.make_optimizer = optimizer or (lambda parameters: SGD(parameters, lr=1.0))
+        self.make_scheduler = scheduler
+        self.gate_learning_rate = gate_learning_rate
+        self.carries_state = carries_state
+        self.example_input_array = example_inputs
+        self.method.attach(network, wiring)
+        self._carried: Any = None
+        self._random_state: dict[str, Any] | None = None
+        self._evaluated: list[Tensor] = []
+
+    def forward(self, *inputs: Any) -> Any:
+        """Run the network."""
+        return self.network(*inputs)
+
+    def trained_gates(self) -> dict[str, Tensor]:
+        """Axis → gate of each unit, for `shrink`.
+
+        Raises:
+            RuntimeError: if the module has not been trained.
+        """
+        if int(self.method.steps) == 0:
+            raise RuntimeError(
+                "the model has not been trained, so no unit has been selected; "
+                "run Trainer().fit(model, data) first, or load a checkpoint of a trained one"
+            )
+        return self.method.gates()
+
+    def on_train_start(self) -> None:
+        """Tell the method how long the training is."""
+        # not earlier: asking the Trainer sets up its data, after which it no longer resumes in the middle of an epoch
+        steps = self.trainer.estimated_stepping_batches
+        if steps == float("inf"):
+            raise ValueError(
+                "`max_epochs` or `max_steps` of the Trainer must be set: schedules are fractions of the training"
+            )
+        self.method.begin(int(steps))
+
+    def on_train_epoch_start(self) -> None:
+        """A new epoch starts from a zero state, unless it is the rest of one that a checkpoint interrupted."""
+        if self._random_state is None:
+            self._carried = None
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """After a resume, go on with the random numbers where they were."""
+        if self._random_state is not None:
+            _set_random_state(self._random_state)
+            self._random_state = None
+        if self.example_input_array is None:
+            self.example_input_array = batch[0]
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Loss of a batch plus the method's penalty."""
+        loss, self._carried = self._loss(batch, self._carried)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss became {loss.item()} at step {self.global_step} (epoch {self.current_epoch}, batch "
+                f"{batch_idx}); the weights before this step are kept. Lower the learning rate or set "
+                f"gradient_clip_val of the Trainer. {self._last_checkpoint()}"
+            )
+        self._log_step(loss.detach())
+        return loss + self.method.penalty()
+
+    def _log_step(self, loss: Tensor) -> None:
+        """The loss, and now and then the method's figures; short names, and only the telling ones, in the bar."""
+        self.log("train/loss", loss)
+        self.log("loss", loss, prog_bar=True, logger=False)
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            for name, value in self.method.figures().items():
+                self.log(f"train/{name}", value)
+                if name == "density" or name.startswith("kept/"):
+                    self.log(name.rpartition(".")[2].removeprefix("kept/"), value, prog_bar=True, logger=False)
+
+    def _loss(self, batch: Any, state: Any) -> tuple[Tensor, Any]:
+        if not self.carries_state:
+            return self.loss(self.network, batch), None
+        loss, state = self.loss(self.network, batch, state)
+        return loss, detached(state)
+
+    def _last_checkpoint(self) -> str:
+        callback: Any = self.trainer.checkpoint_callback
+        path = callback.best_model_path if callback is not None else ""
+        return f"Last good checkpoint: {path}" if path else "No checkpoint had been written yet."
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step the optimiser, then let the method follow."""
+        super().optimizer_step(*args, **kwargs)
+        self.method.after_step(self.trainer.global_step + 1)
+
+    def on_validation_epoch_start(self) -> None:
+        """Evaluate from a zero state; the training's state waits."""
+        self._evaluated, self._evaluation_state = [], None
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Loss of a batch, weighted by its number of targets."""
+        loss, self._evaluation_state = self._loss(batch, self._evaluation_state)
+        count = batch[1].numel() if isinstance(batch, (tuple, list)) and isinstance(batch[1], Tensor) else 1
+        self._evaluated.append(torch.stack((loss.detach().double() * count, torch.tensor(count).to(loss))))
+
+    test_step = validation_step
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the mean loss of the evaluation."""
+        self._log_evaluation("valid")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the mean loss of the test."""
+        self._log_evaluation("test")
+
+    def _log_evaluation(self, stage: str) -> None:
+        if self._evaluated:
+            total, count = torch.stack(self._evaluated).double().sum(0)
+            self.log_dict(self.evaluation_figures(stage, (total / count).float()), prog_bar=True)
+
+    def evaluation_figures(self, stage: str, loss: Tensor) -> dict[str, Tensor]:
+        """What to log of an evaluation, given its mean loss in nats per target."""
+        return {f"{stage}/loss": loss}
+
+    def configure_optimizers(self) -> Any:
+        """The user's optimiser, with the gates beside it."""
+        gates = list(self.method.gate_parameters())
+        optimizer = build_optimizer(self.network, gates, self.make_optimizer, self.gate_learning_rate)
+        if self.make_scheduler is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": self.make_scheduler(optimizer)}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the carried state and the random numbers."""
+        checkpoint["l0rnn"] = {"carried": self._carried, "random": _random_state()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check that the checkpoint is of this network, and take over the carried state and the random numbers.
+
+        Raises:
+            ValueError: if parameters differ in name or shape.
+        """
+        own, theirs = self.state_dict(), checkpoint["state_dict"]
+        wrong = [f"{name} is missing" for name in own.keys() - theirs.keys()]
+        wrong += [f"{name} is unknown" for name in theirs.keys() - own.keys()]
+        wrong += [
+            f"{name} has shape {tuple(theirs[name].shape)} instead of {tuple(own[name].shape)}"
+            for name in own.keys() & theirs.keys()
+            if own[name].shape != theirs[name].shape
+        ]
+        if wrong:
+            raise ValueError(
+                f"the checkpoint is of another configuration: {'; '.join(sorted(wrong)[:5])}"
+                f"{f' and {len(wrong) - 5} more' if len(wrong) > 5 else ''}; build the model with the same arguments"
+            )
+        self._carried = checkpoint.get("l0rnn", {}).get("carried")
+        self._random_state = checkpoint.get("l0rnn", {}).get("random")
+
+
+def detached(state: Any) -> Any:
+    """A recurrent state, in any nesting of tuples, lists and dicts, cut off from its graph."""
+    if isinstance(state, Tensor):
+        return state.detach()
+    if isinstance(state, dict):
+        return {key: detached(part) for key, part in state.items()}
+    if isinstance(state, (tuple, list)):
+        return type(state)(detached(part) for part in state)
+    return state
+
+
+def _random_state() -> dict[str, Any]:
+    state: dict[str, Any] = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def _set_random_state(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["cpu"].cpu())
+    if "cuda" in state and torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([part.cpu() for part in state["cuda"]])

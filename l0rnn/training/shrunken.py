@@ -1,0 +1,83 @@
+"""Go on training a shrunken language model, in checkpoints that know its widths."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import SGD
+
+from l0rnn.export.config import Config, config_of
+from l0rnn.export.native import build_from
+from l0rnn.language_model import LanguageModel, next_word_loss
+from l0rnn.methods import Dense
+from l0rnn.training.module import PrunableModule
+
+NAME = "ShrunkenLanguageModel"
+
+
+class ShrunkenLanguageModel(PrunableModule):
+    """Trains a shrunken `LanguageModel` as it is, without gates.
+
+    Its hyper-parameters describe every layer of the small network, so `load_from_checkpoint` builds just that one.
+
+    Args:
+        network: what `shrink` returned, or its description in a checkpoint.
+        learning_rate: of stochastic gradient descent.
+        weight_decay: of the weights.
+
+    Raises:
+        ValueError: if the network has gates, or is no `LanguageModel`.
+
+    Example:
+        >>> model = ShrunkenLanguageModel(LanguageModel(50, 4, 6), learning_rate=0.1)
+        >>> model.hparams["network"]["widths"]
+        {'embedding': 4, 'encoder.l0': 6, 'encoder.l1': 6, 'decoder': 50}
+    """
+
+    def __init__(
+        self, network: nn.Module | Mapping[str, Any], *, learning_rate: float = 0.1, weight_decay: float = 0.0
+    ) -> None:
+        is_description = isinstance(network, Mapping)
+        config = Config(**network) if is_description else config_of(network)  # type: ignore[arg-type]
+        small: Any = build_from(config) if is_description else network
+        if type(small) is not LanguageModel:
+            raise ValueError(f"`network` must be a LanguageModel, got a {type(small).__name__}")
+        words = small.embedding.num_embeddings
+        super().__init__(
+            small,
+            small.wiring,
+            next_word_loss,
+            Dense(),
+            optimizer=lambda parameters: SGD(parameters, lr=learning_rate, weight_decay=weight_decay),
+            carries_state=True,
+            example_inputs=torch.arange(10).remainder(words).reshape(5, 2),
+        )
+        small.train()  # what load_dense returns is in evaluation mode
+        settings = {"learning_rate": learning_rate, "weight_decay": weight_decay}
+        self.save_hyperparameters({"network": asdict(config), **settings})
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add which model this is, for `load_shrunken`."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["l0rnn"]["model"] = NAME
+
+    def evaluation_figures(self, stage: str, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Mean loss and perplexity."""
+        return {f"{stage}/loss": loss, f"{stage}/perplexity": torch.exp(loss)}
+
+
+def load_shrunken(checkpoint: str | Path) -> nn.Module | None:
+    """The network in a checkpoint of a `ShrunkenLanguageModel`, or None if it is a checkpoint of something else."""
+    try:
+        is_shrunken = torch.load(checkpoint, map_location="cpu", weights_only=True)["l0rnn"]["model"] == NAME
+    except (OSError, KeyError, TypeError, pickle.UnpicklingError, RuntimeError, EOFError):
+        return None
+    if not is_shrunken:
+        return None
+    return ShrunkenLanguageModel.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True).network.eval()
