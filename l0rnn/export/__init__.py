@@ -1,0 +1,36 @@
+"""A shrunken network leaves home: formats in which it runs without the gates, without this library, without torch."""
+
+from l0rnn.export.config import read_config
+from l0rnn.export.executorch_file import export_executorch
+from l0rnn.export.generation import generate
+from l0rnn.export.int8 import Int8Report, export_int8
+from l0rnn.export.measure import perplexity, text_columns
+from l0rnn.export.native import load_dense, save_dense
+from l0rnn.export.onnx_file import export_onnx
+from l0rnn.export.opening import open_streamer
+from l0rnn.export.program import export_program
+from l0rnn.export.streaming import Streamer, TorchStreamer
+from l0rnn.export.strict_json import read_json
+from l0rnn.export.torch_file import export_torch
+from l0rnn.export.vocabulary import checked_vocabulary, read_vocabulary
+
+__all__ = [
+    "Int8Report",
+    "Streamer",
+    "TorchStreamer",
+    "checked_vocabulary",
+    "export_executorch",
+    "export_int8",
+    "export_onnx",
+    "export_program",
+    "export_torch",
+    "generate",
+    "load_dense",
+    "open_streamer",
+    "perplexity",
+    "read_config",
+    "read_json",
+    "read_vocabulary",
+    "save_dense",
+    "text_columns",
+]

@@ -1,0 +1,70 @@
+"""Read JSON that a stranger may have written: bounded, without NaN or repeated keys, and one error for all faults."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+MOST_BYTES = 32 * 2**20
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is larger than 32 MiB or is not plain JSON.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "config.json"
+        >>> _ = path.write_text('{"units": NaN}')
+        >>> read_json(path)
+        Traceback (most recent call last):
+        ...
+        ValueError: config.json is not plain JSON: it holds NaN
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; name a directory that an export wrote")
+    if path.stat().st_size > MOST_BYTES:
+        raise ValueError(f"{path.name} has {path.stat().st_size:,} bytes, more than the {MOST_BYTES:,} of any export")
+    try:
+        return json.loads(
+            path.read_text(encoding="utf-8"),
+            parse_constant=_refuse_constant,
+            parse_float=_finite,
+            object_pairs_hook=_without_repeats,
+        )
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path.name} is not plain JSON: {str(error)[:200]}") from error
+
+
+def shown(value: Any) -> str:
+    r"""A value from a file as an error may show it: on one line and short.
+
+    Example:
+        >>> shown("a\nb" + 100 * "c")[:12]
+        "'a\\nbccccccc"
+    """
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"it holds {name}")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"it holds {text}, which is not finite")
+    return value
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("it repeats a key")
+    return found

@@ -1,0 +1,147 @@
+"""One step API for every format, text from it, and what is measured of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from l0rnn.export import TorchStreamer, export_onnx, generate, open_streamer, perplexity, save_dense, text_columns
+from l0rnn.export.measure import sampled_text
+from l0rnn.export.vocabulary import decode, encode
+from l0rnn.language_model import next_word_loss
+from tests.export.models import WORDS, language_model
+
+
+@pytest.mark.parametrize(("mode", "sizes"), [("LSTM", [5, 3]), ("LSTM", [6, 6]), ("GRU", [6, 6]), ("RNN_TANH", [5, 3])])
+def test_steps_give_the_whole_sequence(mode: str, sizes: list[int]) -> None:
+    network = language_model(mode, sizes)
+    tokens = torch.randint(11, (8, 3))
+    with torch.no_grad():
+        whole, _ = network(tokens)
+    streamer = TorchStreamer(network)
+    state = streamer.initial_state(3)
+    for time, token in enumerate(tokens):
+        logits, state = streamer.step(token, state)
+        torch.testing.assert_close(logits, whole[time], atol=1e-5, rtol=0)
+
+
+def test_a_streamer_is_a_copy_in_evaluation_mode() -> None:
+    network = language_model().train()
+    streamer = TorchStreamer(network)
+    with torch.no_grad():
+        network.decoder.weight.zero_()
+    assert streamer.step(torch.tensor([1]))[0].abs().max() > 0
+    assert network.training
+
+
+def test_batch_first_steps() -> None:
+    layer = nn.LSTM(3, 4, batch_first=True)
+    inputs = torch.randn(2, 5, 3)
+    streamer = TorchStreamer(layer)
+    state = None
+    for time in range(5):
+        output, state = streamer.step(inputs[:, time], state)
+    torch.testing.assert_close(output, layer(inputs)[0][:, -1].detach(), atol=1e-6, rtol=0)
+
+
+class TestGeneration:
+    @pytest.fixture
+    def model(self, tmp_path: Path) -> Path:
+        return save_dense(language_model("LSTM", [5, 3]), tmp_path / "model", vocabulary=WORDS)
+
+    def test_every_format_writes_the_same_text(self, model: Path, tmp_path: Path) -> None:
+        pytest.importorskip("onnxruntime")
+        network = open_streamer(model).network  # type: ignore[attr-defined]
+        export_onnx(network, tmp_path / "onnx", vocabulary=WORDS)
+        texts = [
+            list(generate(open_streamer(place), 40, prompt=[1, 2], generator=torch.Generator().manual_seed(3)))
+            for place in (model, tmp_path / "onnx")
+        ]
+        assert texts[0] == texts[1]
+        assert len(set(texts[0])) > 3
+
+    def test_words_come_as_often_as_they_are_likely(self) -> None:
+        streamer = TorchStreamer(language_model())
+        probabilities = streamer.step(torch.tensor([4]))[0][0].softmax(-1)
+        generator = torch.Generator().manual_seed(0)
+        first = [next(iter(generate(streamer, 1, prompt=[4], generator=generator))) for _ in range(2000)]
+        shares = torch.bincount(torch.tensor(first), minlength=11) / len(first)
+        torch.testing.assert_close(shares, probabilities, atol=0.05, rtol=0)
+
+    def test_temperature_zero_takes_the_likeliest(self) -> None:
+        streamer = TorchStreamer(language_model())
+        token, state = torch.tensor([4]), None
+        expected = []
+        for _ in range(6):
+            logits, state = streamer.step(token, state)
+            token = logits.argmax(-1)
+            expected.append(int(token))
+        assert list(generate(streamer, 6, prompt=[4], temperature=0)) == expected
+
+    def test_without_a_prompt_a_sentence_begins(self, model: Path) -> None:
+        streamer = open_streamer(model)
+        assert list(generate(streamer, 9, temperature=0)) == list(generate(streamer, 9, prompt=[0], temperature=0))
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"words": 0}, "`words` must be > 0, got 0"),
+            ({"temperature": -1.0}, "`temperature` must be ≥ 0, got -1.0"),
+            ({"temperature": float("nan")}, "`temperature` must be ≥ 0, got nan"),
+            ({"prompt": [11]}, r"`prompt` must hold word ids in \[0, 11\), got 11"),
+        ],
+    )
+    def test_wrong_arguments(self, options: dict[str, Any], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            generate(TorchStreamer(language_model()), **{"words": 5, **options})
+
+    def test_a_network_that_reads_no_words(self) -> None:
+        with pytest.raises(ValueError, match="must read words and be run step by step"):
+            generate(TorchStreamer(nn.LSTM(3, 4)), 5)
+
+
+class TestText:
+    def test_words_and_back(self) -> None:
+        assert decode(WORDS, encode(WORDS, "the cat sat\nthe dog")) == "the cat sat\nthe dog"
+
+    def test_a_vocabulary_without_ends_of_sentences(self) -> None:
+        assert encode(("a", "b"), "a\nb") == [0, 1]
+
+    def test_an_unknown_word(self) -> None:
+        with pytest.raises(
+            ValueError, match="'zebra' is none of the 11 words that the model knows; write <unk> for it"
+        ):
+            encode(WORDS, "the zebra")
+        with pytest.raises(ValueError, match="'c' is none of the 2 words that the model knows$"):
+            encode(("a", "b"), "a c")
+
+    def test_columns(self) -> None:
+        columns = text_columns(WORDS, "the cat sat on the mat\n" * 5, batch=4)
+        assert columns.shape == (8, 4)
+        assert columns.T.flatten().tolist() == encode(WORDS, "the cat sat on the mat\n" * 5)[:32]
+        with pytest.raises(ValueError, match="`vocabulary` must be given with a text"):
+            text_columns(None, "the cat")
+        with pytest.raises(ValueError, match="at least 2 words, got 1"):
+            text_columns(WORDS, "the")
+
+
+class TestMeasures:
+    def test_perplexity_is_that_of_the_training_recipe(self) -> None:
+        network = language_model("LSTM", [5, 3])
+        tokens = torch.randint(11, (50, 4))
+        with torch.no_grad():
+            loss, _ = next_word_loss(network, (tokens[:-1], tokens[1:]), None)
+        assert perplexity(TorchStreamer(network), tokens) == pytest.approx(loss.exp().item(), rel=1e-5)
+        assert perplexity(TorchStreamer(network), tokens, steps=7) == pytest.approx(loss.exp().item(), rel=1e-5)
+        with pytest.raises(ValueError, match="at least 2 time steps, got 1"):
+            perplexity(TorchStreamer(network), tokens[:1])
+
+    def test_a_sampled_text_is_the_models_own(self) -> None:
+        streamer = TorchStreamer(language_model("LSTM", [24, 24]))
+        own = sampled_text(streamer, time=100, batch=20)
+        assert own.shape == (100, 20)
+        assert perplexity(streamer, own) < 0.9 * perplexity(streamer, torch.randint(11, (100, 20)))
