@@ -1,0 +1,1 @@
+"""Recipes: complete experiments on real data, run from a checkout as ``python -m recipes.<name>.<script>``."""

@@ -1,0 +1,1 @@
+"""Word-level language modelling on the Penn Treebank: data, networks, training, comparison."""
