@@ -177,7 +177,8 @@ def cut(tensor: Tensor, weight: Weight, *, indices: dict[str, Tensor], scale: Te
     if scale is not None and weight.reads is not None:
         shape = [-1 if name == weight.reads else 1 for name in names]
         grouped = grouped * scale.to(grouped).reshape(shape)
-    return rearrange(grouped, f"{unpacked} -> {weight.pattern}").contiguous()
+    result = rearrange(grouped, f"{unpacked} -> {weight.pattern}").contiguous()
+    return result.clone() if result.data_ptr() == tensor.data_ptr() else result  # where nothing was cut
 
 
 @cache

@@ -46,7 +46,11 @@ def build(
 def _cut(
     source: Tensor, weight: Weight, blueprint: Blueprint, gates: Mapping[str, Tensor], keep: Mapping[str, Tensor]
 ) -> Tensor:
-    indices = {name: positions([keep[axis] for axis in axes]) for name, axes in weight.axes.items()}
+    indices = {
+        name: positions([keep[axis] for axis in axes])
+        for name, axes in weight.axes.items()
+        if not all(bool(keep[axis].all()) for axis in axes)  # the vocabulary, say: selecting it all would copy it all
+    }
     if weight.reads is None:
         return cut(source, weight, indices=indices)
     axes = weight.axes[weight.reads]

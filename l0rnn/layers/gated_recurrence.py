@@ -12,6 +12,7 @@ Reference:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -21,7 +22,7 @@ from torch.nn.utils.rnn import PackedSequence
 from l0rnn.hard_concrete import HardConcrete
 from l0rnn.layers.gated_readers import Blocks, gate_values
 from l0rnn.layers.gates import Gates
-from l0rnn.layers.open_units import WORTH_SKIPPING, OpenUnits
+from l0rnn.layers.open_units import WORTH_SKIPPING, OpenUnits, call_kernel
 
 GatedUnits = Literal["input", "hidden", "both"]
 State = Any  # a tensor for GRU and RNN, a pair of tensors for LSTM: torch's own convention
@@ -155,13 +156,35 @@ class GatedRecurrence(nn.RNNBase):
             open_units = OpenUnits(self, input_values)
             if open_units.share_of_work() < WORTH_SKIPPING:
                 return open_units.run(data, state, batch_sizes, kernel)
-        hx = state if self.mode == "LSTM" else state[0]
-        shared = (self.folded_weights(), self.bias, self.num_layers, self.dropout, self.training, self.bidirectional)
-        if batch_sizes is None:
-            output, *final = kernel(data, hx, *shared, self.batch_first)
-        else:
-            output, *final = kernel(data, batch_sizes, hx, *shared)
+        if data.device.type == "cpu":
+            return self._run_by_layer(data, state, batch_sizes, kernel)
+        weights = self.folded_weights()
+        output, final = call_kernel(self, kernel, data, state, weights, batch_sizes, self.num_layers, self.dropout)
         return output, tuple(final)
+
+    def _run_by_layer(
+        self, data: Tensor, state: tuple[Tensor, ...], batch_sizes: Tensor | None, kernel: Any
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """As the kernel over all layers, which on a CPU is a loop over them too.
+
+        One at a time, the gates between two layers scale the few activations instead of a whole ``weight_ih``, and the
+        folded weights of only one layer are in memory.
+        """
+        keys = self.layer_keys()
+        directions = 2 if self.bidirectional else 1
+        finals: list[list[Tensor]] = [[] for _ in state]
+        for start in range(0, len(keys), directions):
+            if start:
+                data = self._scale(data, keys[start - directions : start])
+                data = nn.functional.dropout(data, self.dropout, self.training)
+            row = keys[start : start + directions]
+            weights = [weight for key in row for weight in self._layer_weights(key)]
+            data, ends = call_kernel(
+                self, kernel, data, tuple(part[start : start + directions] for part in state), weights, batch_sizes
+            )
+            for final, end in zip(finals, ends, strict=True):
+                final.append(end)
+        return data, tuple(torch.cat(final) for final in finals)
 
     def _input_values(self, data: Tensor) -> Tensor | None:
         """Gates of the input, `(feature,)`, or None where it has none."""
@@ -171,23 +194,21 @@ class GatedRecurrence(nn.RNNBase):
 
     def folded_weights(self) -> list[Tensor]:
         """The weights in torch's order, with the gates of the current draw multiplied into the columns they scale."""
-        folded = []
-        previous: list[str] = []
-        for layer in range(self.num_layers):
-            keys = [key for key in self.layer_keys() if key.split("_")[0] == f"l{layer}"]
-            for key in keys:
-                reads = {"weight_ih": previous, "weight_hh": [key], "weight_hr": [f"{key}_cell"]}
-                for kind in self._kinds():
-                    weight = getattr(self, f"{kind}_{key}")
-                    folded.append(self._scale(weight, reads.get(kind, [])))
-            previous = keys
-        return folded
+        keys = self.layer_keys()
+        directions = 2 if self.bidirectional else 1
+        before = {key: keys[: i // directions * directions][-directions:] for i, key in enumerate(keys)}
+        return [weight for key in keys for weight in self._layer_weights(key, before[key])]
+
+    def _layer_weights(self, key: str, previous: Sequence[str] = ()) -> list[Tensor]:
+        """Weights of one layer and direction, folded; ``weight_ih`` with the gates of the layer before, if given."""
+        reads = {"weight_ih": previous, "weight_hh": [key], "weight_hr": [f"{key}_cell"]}
+        return [self._scale(getattr(self, f"{kind}_{key}"), reads.get(kind, ())) for kind in self._kinds()]
 
     def _kinds(self) -> list[str]:
         biases = ["bias_ih", "bias_hh"] if self.bias else []
         return ["weight_ih", "weight_hh", *biases, *(["weight_hr"] if self.proj_size else [])]
 
-    def _scale(self, tensor: Tensor, keys: list[str]) -> Tensor:
+    def _scale(self, tensor: Tensor, keys: Sequence[str]) -> Tensor:
         """Multiply the last dimension by the gates under these keys, if there are any."""
         values = [self.gates[key].value for key in keys if key in self.gates]
         if not values:

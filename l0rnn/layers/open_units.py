@@ -8,7 +8,8 @@ before; that matters only when a unit closed in one segment opens in the next, w
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -76,7 +77,7 @@ class OpenUnits:
         return done / whole
 
     def run(
-        self, data: Tensor, state: tuple[Tensor, ...], batch_sizes: Tensor | None, kernel: object
+        self, data: Tensor, state: tuple[Tensor, ...], batch_sizes: Tensor | None, kernel: Any
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """As the fused kernel over all layers; closed units come out as 0.
 
@@ -103,7 +104,7 @@ class OpenUnits:
                 torch.stack([part[start + i].index_select(-1, units) for i, units in enumerate(positions)])
                 for part in state
             ]
-            data, ends = self._call(kernel, data, parts, weights, batch_sizes)
+            data, ends = call_kernel(layer, kernel, data, parts, weights, batch_sizes)
             for part, end, final in zip(state, ends, finals, strict=True):
                 final.extend(
                     part[start + i].to(end.dtype).index_copy(-1, units, end[i]) for i, units in enumerate(positions)
@@ -132,14 +133,22 @@ class OpenUnits:
         ]
         return [w_ih, w_hh, *biases]
 
-    def _call(
-        self, kernel: object, data: Tensor, parts: list[Tensor], weights: list[Tensor], batch_sizes: Tensor | None
-    ) -> tuple[Tensor, list[Tensor]]:
-        layer = self.layer
-        hx = tuple(parts) if layer.mode == "LSTM" else parts[0]
-        shared = (weights, layer.bias, 1, 0.0, layer.training, layer.bidirectional)
-        if batch_sizes is None:
-            output, *ends = kernel(data, hx, *shared, layer.batch_first)  # type: ignore[operator]
-        else:
-            output, *ends = kernel(data, batch_sizes, hx, *shared)  # type: ignore[operator]
-        return output, ends
+
+def call_kernel(
+    layer: GatedRecurrence,
+    kernel: Any,
+    data: Tensor,
+    state: Sequence[Tensor],
+    weights: list[Tensor],
+    batch_sizes: Tensor | None,
+    num_layers: int = 1,
+    dropout: float = 0.0,
+) -> tuple[Tensor, list[Tensor]]:
+    """Torch's fused function with the options of a stack: the output and the parts of the final state."""
+    hx = tuple(state) if layer.mode == "LSTM" else state[0]
+    shared = (weights, layer.bias, num_layers, dropout, layer.training, layer.bidirectional)
+    if batch_sizes is None:
+        output, *ends = kernel(data, hx, *shared, layer.batch_first)
+    else:
+        output, *ends = kernel(data, batch_sizes, hx, *shared)
+    return output, ends
