@@ -85,6 +85,33 @@ def cost(blueprint: Blueprint, open: Mapping[str, Tensor] | None = None) -> Cost
     return Cost(parameters, embedding, multiply_adds)
 
 
+def masked_cost(blueprint: Blueprint, masks: Mapping[str, Tensor]) -> Cost:
+    """Cost of a network of full width in which some weights are 0: those are counted as if they were not there.
+
+    Args:
+        blueprint: the network's blueprint.
+        masks: parameter name → which of its entries are kept, bool; an absent parameter is whole.
+
+    Example:
+        >>> from torch import nn
+        >>> from l0rnn.blueprint import draw_blueprint
+        >>> from l0rnn.wiring import Wiring
+        >>> network = nn.Sequential(nn.Embedding(10, 4), nn.Linear(4, 10))
+        >>> blueprint = draw_blueprint(network, Wiring({"1": ["0"]}))
+        >>> masked_cost(blueprint, {"1.weight": torch.ones(10, 4).triu() > 0})
+        Cost(parameters=60, embedding_parameters=40, multiply_adds=10)
+    """
+    whole = cost(blueprint)
+    parameters, embedding, multiply_adds = whole.parameters, whole.embedding_parameters, whole.multiply_adds
+    for weight in blueprint.weights:
+        if weight.name in masks:
+            zeros = int((~masks[weight.name]).sum())
+            parameters -= zeros
+            embedding -= zeros if weight.pattern == "word unit" else 0
+            multiply_adds -= zeros if weight.reads is not None else 0
+    return Cost(parameters, embedding, multiply_adds)
+
+
 class _Counts:
     """Expected numbers of open units per axis and per pair of axes, each computed once."""
 

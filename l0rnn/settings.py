@@ -21,11 +21,15 @@ def settings_of(instance: Any) -> dict[str, Any]:
     values = {
         name: getattr(instance, stored_as.get(name, name)) for name in inspect.signature(type(instance)).parameters
     }
-    plain = (bool, int, float, str, type(None))
-    return {
-        "class": type(instance).__name__,
-        **{name: value if isinstance(value, plain) else settings_of(value) for name, value in values.items()},
-    }
+    return {"class": type(instance).__name__, **{name: _plain(value) for name, value in values.items()}}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    return value if isinstance(value, (bool, int, float, str, type(None))) else settings_of(value)
 
 
 def from_settings(settings: Mapping[str, Any], classes: Mapping[str, type]) -> Any:
@@ -43,7 +47,7 @@ def from_settings(settings: Mapping[str, Any], classes: Mapping[str, type]) -> A
     if name not in classes:
         raise ValueError(f"`class` must be one of {', '.join(classes)}, got {name!r}")
     arguments = {
-        key: from_settings(value, classes) if isinstance(value, Mapping) else value
+        key: from_settings(value, classes) if isinstance(value, Mapping) and "class" in value else value
         for key, value in settings.items()
         if key != "class"
     }

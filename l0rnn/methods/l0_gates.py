@@ -7,20 +7,15 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from l0rnn.axes import Blueprint
-from l0rnn.blueprint import draw_blueprint
 from l0rnn.cost import Cost, cost
 from l0rnn.hard_concrete import HardConcrete
 from l0rnn.layers.gated_recurrence import GatedUnits
-from l0rnn.layers.gates import Gates
-from l0rnn.layers.gating import axes_to_gate, gate_network_
-from l0rnn.methods.method import Method
+from l0rnn.methods.units import UnitMethod
 from l0rnn.objective import Objective
-from l0rnn.surgery import units_to_keep
 from l0rnn.wiring import Wiring
 
 
-class L0Gates(Method):
+class L0Gates(UnitMethod):
     """Neuron selection with hard-concrete gates.
 
     Removes: whole units, input and hidden. Rule: units whose deterministic gate is 0 when training ends. Cost at run
@@ -65,7 +60,7 @@ class L0Gates(Method):
         freeze: float = 0.6,
         distribution: HardConcrete | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(units)
         if not 0 < open_probability < 1:
             raise ValueError(f"`open_probability` must be in (0, 1) for gates that learn, got {open_probability}")
         if not spread >= 0:
@@ -73,37 +68,21 @@ class L0Gates(Method):
         if not 0 < freeze <= 1:
             raise ValueError(f"`freeze` must be a fraction of the training in (0, 1], got {freeze}")
         self.objective = objective
-        self.units: GatedUnits = units
         self.open_probability = open_probability
         self.spread = spread
         self.freeze = freeze
         self.distribution = distribution or HardConcrete()
-        # the modules belong to the network; this dict is not registered, so that no parameter is saved twice
-        self._gates: dict[str, Gates] = {}
-        self.blueprint = Blueprint()
+
+    def check(self, minimum: Cost, dense: Cost) -> None:
+        """Refuse an objective that cannot be met."""
+        self.objective.check(minimum, dense)
 
     def attach(self, network: nn.Module, wiring: Wiring) -> None:
         """Gate the network and check that the objective can be met."""
-        blueprint = draw_blueprint(network, wiring)
-        dense = cost(blueprint)
-        self.objective.check(self._minimum(network, blueprint), dense)
-        self._gates = gate_network_(
-            network,
-            blueprint,
-            units=self.units,
-            open_probability=self.open_probability,
-            distribution=self.distribution,
-        )
+        self.gate_(network, wiring, open_probability=self.open_probability, distribution=self.distribution)
         with torch.no_grad():
             for gates in self._gates.values():
                 gates.log_alpha.add_(torch.randn_like(gates.log_alpha), alpha=self.spread)
-        self.blueprint = blueprint
-        self.dense = dense
-
-    def _minimum(self, network: nn.Module, blueprint: Blueprint) -> Cost:
-        """Cost of the smallest network that surgery can build."""
-        closed = {axis: torch.zeros(size) for axis, size in axes_to_gate(network, blueprint, self.units).items()}
-        return cost(blueprint, units_to_keep(blueprint, closed))
 
     def penalty(self) -> Tensor:
         """The objective's price of the expected cost; nothing once the gates are frozen."""
@@ -128,32 +107,14 @@ class L0Gates(Method):
         """Whether the gates are fixed for the rest of the training."""
         return any(gates.is_frozen for gates in self._gates.values())
 
-    def gates(self) -> dict[str, Tensor]:
-        """The deterministic gates of every gated axis."""
-        return {axis: gates.deterministic().detach() for axis, gates in self._gates.items()}
-
     def expected_cost(self) -> Cost:
         """Expected cost of the open units, differentiable."""
         return cost(self.blueprint, {axis: gates.open_probability() for axis, gates in self._gates.items()})
 
-    def kept_cost(self) -> Cost:
-        """Exact cost of the units that would be kept now, at least one per axis."""
-        return cost(self.blueprint, self._keep())
-
-    def _keep(self) -> dict[str, Tensor]:
-        """Units that surgery would keep now."""
-        return self._kept({axis: gates.keep().float() for axis, gates in self._gates.items()})
-
-    def _kept(self, gates: dict[str, Tensor]) -> dict[str, Tensor]:
-        keep = units_to_keep(self.blueprint, gates)
-        return {axis: keep[axis] for axis in gates}
-
     def settle_(self) -> None:
         """Fix all gates for good: those of `settled` open, the others closed."""
-        for axis, keep in self.settled().items():
-            self._gates[axis].freeze_(keep)
+        self.close_(self.settled())
 
-    @torch.no_grad()
     def settled(self) -> dict[str, Tensor]:
         """Which units to keep for good, bool `(unit,)` per axis.
 
@@ -163,21 +124,8 @@ class L0Gates(Method):
         limit = self.objective.limit(self.dense)
         if limit is None:
             return {axis: gates.keep() for axis, gates in self._gates.items()}
-        order = torch.cat([gates.log_alpha for gates in self._gates.values()]).argsort(descending=True, stable=True)
-        fewest, most = 0, len(order)  # the cost grows with the number of units kept: find the largest within the limit
-        while fewest < most:
-            units = (fewest + most + 1) // 2
-            if cost(self.blueprint, self._kept(self._largest(order, units)))[self.objective.kind] <= limit:
-                fewest = units
-            else:
-                most = units - 1
-        return {axis: units > 0 for axis, units in self._largest(order, fewest).items()}
-
-    def _largest(self, order: Tensor, units: int) -> dict[str, Tensor]:
-        """1 for the first units of an order over all axes, 0 for the others, by axis."""
-        first = torch.zeros(len(order)).index_fill(0, order[:units].cpu(), 1.0)
-        sizes = [gates.units for gates in self._gates.values()]
-        return dict(zip(self._gates, first.split(sizes), strict=True))
+        scores = {axis: gates.log_alpha.detach() for axis, gates in self._gates.items()}
+        return self.best_within(scores, limit, self.objective.kind)
 
     def gate_parameters(self) -> Iterable[nn.Parameter]:
         """``log_alpha`` of every gate."""
@@ -185,9 +133,5 @@ class L0Gates(Method):
 
     def figures(self) -> dict[str, float]:
         """Density, price, and units kept on every axis."""
-        kept = self.kept_cost()
-        figures = {"density": kept.multiply_adds / self.dense.multiply_adds, "parameters": float(kept.parameters)}
         price = getattr(self.objective, "price", None)
-        if price is not None:
-            figures["price"] = float(price)
-        return figures | {f"kept/{axis}": float(keep.sum()) for axis, keep in self._keep().items()}
+        return super().figures() | ({} if price is None else {"price": float(price)})

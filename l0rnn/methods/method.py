@@ -16,9 +16,9 @@ class Method(nn.Module, ABC):
 
     The training loop calls, in this order: `attach` once, before the optimiser is made; `begin` once, when the number
     of steps is known; then `penalty`, added to every loss, and `after_step` after every optimiser step. At the end
-    surgery asks for `gates`, and for nothing else; by then the network itself must compute with those gates, since
-    surgery proves the shrunken network equal to it. A method is a module, so all that it must remember across a
-    checkpoint is a parameter or a buffer, and moves with the device.
+    surgery asks for `gates`; a method that leaves zeros in its weights instead says by `masks` where. By then the
+    network itself must compute with them, since surgery proves the shrunken network equal to it. A method is a module,
+    so all that it must remember across a checkpoint is a parameter or a buffer, and moves with the device.
     """
 
     total_steps: Tensor
@@ -52,6 +52,10 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def gates(self) -> dict[str, Tensor]:
         """Axis → gate of each unit, `(unit,)` in [0, 1]; 0 is closed, an absent axis is whole."""
+
+    def masks(self) -> dict[str, Tensor]:
+        """Parameter name → which of its entries are kept, bool, in its shape; an absent parameter is whole."""
+        return {}
 
     def gate_parameters(self) -> Iterable[nn.Parameter]:
         """Parameters that belong to the method, to be trained with its own settings and no weight decay."""

@@ -1,0 +1,84 @@
+"""What methods that set single weights to zero share: masks that stay, and what is counted of them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from l0rnn.axes import Weight
+from l0rnn.blueprint import draw_blueprint
+from l0rnn.cost import masked_cost
+from l0rnn.methods.method import Method
+from l0rnn.wiring import Wiring
+
+
+class MaskMethod(Method):
+    """A method that leaves zeros in the weights, all of which keep their shape.
+
+    Prunes the matrices that are multiplied in every time step; biases, LayerNorms and, unless ``embedding``, the
+    embeddings stay whole. A subclass sets `masks` in `update_masks_`. The masks are applied after every optimiser step,
+    so a weight that was pruned stays 0; a zero in a dense matrix saves no time, only a sparse kernel does (docs).
+
+    Args:
+        embedding: whether embeddings are pruned too.
+    """
+
+    def __init__(self, *, embedding: bool = False) -> None:
+        super().__init__()
+        self.embedding = embedding
+        self._targets: dict[str, tuple[Weight, nn.Parameter]] = {}
+
+    def attach(self, network: nn.Module, wiring: Wiring) -> None:
+        """Find the matrices to prune and give each a mask of ones."""
+        self.blueprint = draw_blueprint(network, wiring)
+        for weight in self.blueprint.weights:
+            if weight.reads is not None or (self.embedding and weight.pattern == "word unit"):
+                parameter = network.get_parameter(weight.name)
+                self._targets[weight.name] = (weight, parameter)
+                self.register_buffer(_buffer(weight.name), torch.ones_like(parameter, dtype=torch.bool))
+        if not self._targets:
+            raise ValueError("`network` must have a matrix that the wiring describes, found none to prune")
+
+    def targets(self) -> dict[str, nn.Parameter]:
+        """The parameters that are pruned, by name."""
+        return {name: parameter for name, (_, parameter) in self._targets.items()}
+
+    def masks(self) -> dict[str, Tensor]:
+        """Parameter name → which of its entries are kept, bool, in its shape."""
+        return {name: self.get_buffer(_buffer(name)) for name in self._targets}
+
+    def gates(self) -> dict[str, Tensor]:
+        """None: every axis keeps its width."""
+        return {}
+
+    def update_masks_(self) -> None:
+        """Prune what is due after the current step, by changing `masks` in place; nothing by default."""
+
+    def after_step(self, step: int) -> None:
+        """Prune what is due, and set the pruned weights to 0 again."""
+        super().after_step(step)
+        self.update_masks_()
+        self.apply_masks_()
+
+    @torch.no_grad()
+    def apply_masks_(self) -> None:
+        """Set the pruned weights to 0."""
+        for name, mask in self.masks().items():
+            self.targets()[name].mul_(mask)
+
+    def density(self) -> float:
+        """Kept fraction of all weights that can be pruned."""
+        masks = self.masks().values()
+        return sum(int(mask.sum()) for mask in masks) / sum(mask.numel() for mask in masks)
+
+    def figures(self) -> dict[str, float]:
+        """Density, parameters that are not 0, and the density of every matrix."""
+        kept = masked_cost(self.blueprint, self.masks())
+        whole = sum(mask.numel() for name, mask in self.masks().items() if self._targets[name][0].reads is not None)
+        figures = {"density": kept.multiply_adds / whole, "parameters": float(kept.parameters)}
+        return figures | {f"density/{name}": float(mask.float().mean()) for name, mask in self.masks().items()}
+
+
+def _buffer(parameter: str) -> str:
+    """Name of a mask's buffer; torch allows no dots in it."""
+    return f"mask of {parameter}".replace(".", "/")
