@@ -1,10 +1,9 @@
-"""The command line: ``l0rnn fit | shrink | export | generate | bench``."""
+"""The command line: ``l0rnn fit | shrink | export | generate | bench | compare``."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,14 @@ Train a recurrent network with gates on its units, shrink it, and measure what t
   export    write a shrunken model in a format that runs elsewhere, and check it there
   generate  let a shrunken language model write
   bench     time dense and shrunken models side by side
+  compare   train several pruning methods under the same conditions, and put them into one table
 
   l0rnn fit --config recipes/penn_treebank/configs/small.yaml
   l0rnn shrink out/small/checkpoints/last.ckpt --out out/small/shrunk
   l0rnn export out/small/shrunk --format onnx --out out/small/onnx
   l0rnn generate out/small/onnx --words 50 --prompt "the company"
   l0rnn bench out/small/checkpoints/last.ckpt out/small/shrunk
+  l0rnn compare --config recipes/penn_treebank/configs/compare.yaml --out out/compare --jobs 2
 """
 FORMATS = """\
 formats
@@ -44,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status: 0, or 2 after an error in what was asked."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if arguments and arguments[0] in LIGHTNING_COMMANDS:
+        from l0rnn.training.configuration import lightning_cli
+
         lightning_cli(arguments)
         return 0
     options = _parser().parse_args(arguments)
@@ -55,44 +58,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def lightning_cli(arguments: Sequence[str], *, run: bool = True) -> Any:
-    """Lightning's own command line over any `PrunableModule` and any data module, by class path in the YAML.
-
-    Args:
-        arguments: as on the command line; without a subcommand if ``run`` is False.
-        run: whether to run the subcommand, or only to build trainer, model and data.
-
-    Raises:
-        ModuleNotFoundError: if jsonargparse is not installed; it says which extra brings it.
-    """
-    try:
-        from lightning.pytorch.cli import LightningCLI
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"{error}; install the extra with: pip install 'l0rnn[cli]'") from error
-    from lightning import LightningDataModule
-
-    from l0rnn.training import PrunableModule
-
-    with warnings.catch_warnings():
-        # Lightning suspects a mistake when it is given arguments while the process has its own, as a recipe has
-        warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
-        return LightningCLI(
-            PrunableModule,
-            LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            save_config_kwargs={"overwrite": True},
-            run=run,
-            args=list(arguments),
-        )
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "l0rnn", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--version", action="version", version=f"l0rnn {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="fit | shrink | export | generate | bench")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     for name in LIGHTNING_COMMANDS:  # handled by Lightning before this parser sees them; listed for the help
         commands.add_parser(name, add_help=False)
 
@@ -115,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     benches.add_argument("--seconds", type=float, default=1.0, help="measuring time per figure (default: 1.0)")
     benches.add_argument("--out", type=Path, help="where to write the result as JSON")
     benches.set_defaults(run=_bench)
+    _add_compare(commands)
     return parser
 
 
@@ -149,6 +121,19 @@ def _add_generate(commands: Any) -> None:
     parser.add_argument("--temperature", type=float, default=1.0, help="0 takes the likeliest word (default: 1.0)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same text (default: 0)")
     parser.set_defaults(run=_generate)
+
+
+def _add_compare(commands: Any) -> None:
+    parser = commands.add_parser(
+        "compare", help="train several pruning methods under the same conditions, and put them into one table"
+    )
+    parser.add_argument("--config", type=Path, required=True, help="YAML: `base`, and what each of the `runs` changes")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs, and of compare.{md,json,csv,png}")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings side by side (default: 1)")
+    parser.add_argument("--threads", type=int, help="CPU threads of each training (default: cores / jobs)")
+    parser.add_argument("--only", nargs="+", metavar="RUN", help="train only these runs, and what they refer to")
+    parser.add_argument("--seconds", type=float, default=0.5, help="measuring time per latency (default: 0.5)")
+    parser.set_defaults(run=_compare)
 
 
 def _shrink(options: argparse.Namespace) -> None:
@@ -241,6 +226,21 @@ def _bench(options: argparse.Namespace) -> None:
         report.save(options.out)
 
 
+def _compare(options: argparse.Namespace) -> None:
+    from l0rnn.compare import read_plan, run_all, write_comparison
+    from l0rnn.compare.latency import measure
+    from l0rnn.compare.plot import plot_comparison
+    from l0rnn.compare.report import compare
+
+    plan = read_plan(options.config)
+    results = run_all(plan, options.out, jobs=options.jobs, threads=options.threads, only=options.only)
+    print("measuring latency")
+    comparison = compare(plan, results, *measure(plan, results, seconds=options.seconds))
+    write_comparison(comparison, options.out)
+    plot_comparison(comparison, options.out / "compare.png")
+    print(f"{comparison.table()}\n\nwritten to {options.out}: compare.md, compare.json, compare.csv, compare.png")
+
+
 def _network(path: Path) -> Any:
     """The dense network of a path: a directory of `save_dense`, or a checkpoint, ungated at its full width."""
     from l0rnn.export import load_dense
@@ -253,9 +253,11 @@ def _network(path: Path) -> Any:
     network = load_shrunken(path)
     if network is not None:
         return network
-    hyper = load_model(path).hparams
-    sizes = (hyper["vocabulary_size"], hyper["embedding_size"] or hyper["hidden_size"], hyper["hidden_size"])
-    return LanguageModel(*sizes, num_layers=hyper["num_layers"], tied=hyper["tied"]).eval()
+    model = load_model(path)
+    hyper = model.hparams
+    widths = hyper["hidden_size"] if isinstance(hyper["hidden_size"], list) else [hyper["hidden_size"]]
+    sizes = (hyper["vocabulary_size"], hyper["embedding_size"] or widths[0], hyper["hidden_size"])
+    return LanguageModel(*sizes, num_layers=hyper["num_layers"], cell=model.cell, tied=hyper["tied"]).eval()
 
 
 def _batch_and_steps(pair: str) -> tuple[int, int]:

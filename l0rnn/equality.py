@@ -42,7 +42,7 @@ def compare(
             expected = reference(*inputs)
             try:
                 got = small(*inputs)
-            except (RuntimeError, ValueError, IndexError, TypeError) as error:
+            except (RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:
                 raise ValueError(
                     f"the shrunken network does not run: {error}; a size written out in the forward pass, or a reader "
                     "that the wiring does not declare, is the usual cause"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from l0rnn.layers.ragged_rnn import RaggedRNN
 from l0rnn.wiring import Wiring, reads
 
 
@@ -15,7 +17,7 @@ class LanguageModel(nn.Module):
     Args:
         vocabulary_size: number of words.
         embedding_size: units of the embedding.
-        hidden_size: units of each recurrent layer.
+        hidden_size: units of each recurrent layer; a list with one width per layer where they differ.
         num_layers: recurrent layers.
         cell: ``"LSTM"`` or ``"GRU"``.
         dropout: dropout probability on the embedding, between layers and on the output.
@@ -26,7 +28,6 @@ class LanguageModel(nn.Module):
         ValueError: if a size is ≤ 0, or ``tied`` with different sizes.
 
     Example:
-        >>> import torch
         >>> import torch
         >>> network = LanguageModel(100, 8, 8, num_layers=2)
         >>> logits, state = network(torch.randint(100, (5, 3)))  # (time, batch)
@@ -41,7 +42,7 @@ class LanguageModel(nn.Module):
         self,
         vocabulary_size: int,
         embedding_size: int,
-        hidden_size: int,
+        hidden_size: int | Sequence[int],
         *,
         num_layers: int = 2,
         cell: Literal["LSTM", "GRU"] = "LSTM",
@@ -50,21 +51,27 @@ class LanguageModel(nn.Module):
         init_range: float | None = None,
     ) -> None:
         super().__init__()
-        sizes = {"vocabulary_size": vocabulary_size, "embedding_size": embedding_size, "hidden_size": hidden_size}
-        for name, size in {**sizes, "num_layers": num_layers}.items():
+        widths = [hidden_size] * num_layers if isinstance(hidden_size, int) else list(hidden_size)
+        sizes: dict[str, int] = {"vocabulary_size": vocabulary_size, "embedding_size": embedding_size}
+        for name, size in {**sizes, "hidden_size": min(widths, default=0), "num_layers": num_layers}.items():
             if size <= 0:
                 raise ValueError(f"`{name}` must be > 0, got {size}")
-        if tied and embedding_size != hidden_size:
+        if len(widths) != num_layers:
+            raise ValueError(f"`hidden_size` must have one width for each of {num_layers} layers, got {widths}")
+        if tied and embedding_size != widths[-1]:
             raise ValueError(
-                f"`tied` needs `embedding_size` equal to `hidden_size`, got {embedding_size} and {hidden_size}"
+                f"`tied` needs `embedding_size` equal to `hidden_size`, got {embedding_size} and {widths[-1]}"
             )
         if not 0 <= dropout < 1:
             raise ValueError(f"`dropout` must be in [0, 1), got {dropout}")
         self.embedding = nn.Embedding(vocabulary_size, embedding_size)
-        layer = {"LSTM": nn.LSTM, "GRU": nn.GRU}[cell]
         between = dropout if num_layers > 1 else 0.0
-        self.encoder = layer(embedding_size, hidden_size, num_layers, dropout=between)
-        self.decoder = nn.Linear(hidden_size, vocabulary_size)
+        if len(set(widths)) == 1:
+            layer = {"LSTM": nn.LSTM, "GRU": nn.GRU}[cell]
+            self.encoder: nn.Module = layer(embedding_size, widths[0], num_layers, dropout=between)
+        else:
+            self.encoder = RaggedRNN(cell, embedding_size, [[width] for width in widths], dropout=between)
+        self.decoder = nn.Linear(widths[-1], vocabulary_size)
         self.dropout = nn.Dropout(dropout)
         if tied:
             self.decoder.weight = self.embedding.weight

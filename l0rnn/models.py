@@ -33,11 +33,12 @@ class L0GatedLSTM(PrunableModule):
 
     Args:
         vocabulary_size: number of words.
-        hidden_size: units of each recurrent layer.
+        hidden_size: units of each recurrent layer; a list with one width per layer where they differ, for a network
+            that is trained as it is (`Dense`).
         num_layers: recurrent layers.
         objective: `Budget` or `Penalty`; ``method`` may be given instead.
         method: a pruning method; default `L0Gates(objective)`, or `Dense()` without an objective.
-        embedding_size: units of the embedding; ``hidden_size`` if None.
+        embedding_size: units of the embedding; that of the first recurrent layer if None.
         dropout: dropout probability on embedding, between layers and on the output.
         tied: whether embedding and decoder share their weight.
         init_range: weights start uniform in ± this; None for torch's own.
@@ -66,7 +67,7 @@ class L0GatedLSTM(PrunableModule):
     def __init__(
         self,
         vocabulary_size: int,
-        hidden_size: int = 650,
+        hidden_size: int | list[int] = 650,
         num_layers: int = 2,
         objective: Objective | dict[str, Any] | None = None,
         *,
@@ -90,9 +91,10 @@ class L0GatedLSTM(PrunableModule):
             if not value > 0:
                 raise ValueError(f"`{name}` must be > 0, got {value}")
         chosen = _method(objective, method)
+        widths = [hidden_size] if isinstance(hidden_size, int) else hidden_size
         network = LanguageModel(
             vocabulary_size,
-            embedding_size or hidden_size,
+            embedding_size or max(widths[:1], default=0),
             hidden_size,
             num_layers=num_layers,
             cell=self.cell,
@@ -139,6 +141,10 @@ class L0GatedLSTM(PrunableModule):
                     f"token ids must be in [0, {words}), the vocabulary, got {low if low < 0 else high}; "
                     f"set `vocabulary_size` to that of the data"
                 )
+
+    def inputs_of_size(self, batch: int, steps: int) -> tuple[Any, ...]:
+        """Random words, `(time, batch)`."""
+        return (torch.randint(self.hparams["vocabulary_size"], (steps, batch)),)
 
     def evaluation_figures(self, stage: str, loss: Tensor) -> dict[str, Tensor]:
         """Mean loss and perplexity."""

@@ -11,11 +11,11 @@ from l0rnn.export.aside import CARD, EXECUTORCH, written_aside
 from l0rnn.export.card import figures_section
 from l0rnn.export.check import check_export, check_stream
 from l0rnn.export.config import Figures, checked_figures, write_header
-from l0rnn.export.extras import quiet_exporters, require
 from l0rnn.export.interface import Interface, State
 from l0rnn.export.program import trace
 from l0rnn.export.streaming import Streamer, TorchStreamer
 from l0rnn.export.vocabulary import checked_vocabulary, write_vocabulary
+from l0rnn.extras import quiet_exporters, require
 from l0rnn.version import __version__
 
 _CARD = """\

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from l0rnn.export.aside import CONFIG, VOCABULARY, WEIGHTS
 from l0rnn.export.config import Figures, read_config
 from l0rnn.export.describe import refuse_gates
-from l0rnn.export.extras import require
 from l0rnn.export.native import load_dense, save_dense
 from l0rnn.export.vocabulary import read_vocabulary
+from l0rnn.extras import require
 
 _hub: Any = require("huggingface_hub", "hub")
 

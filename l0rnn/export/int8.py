@@ -15,13 +15,13 @@ from l0rnn.export.aside import ONNX, written_aside
 from l0rnn.export.check import UNSEEN
 from l0rnn.export.config import Figures, checked_figures
 from l0rnn.export.describe import tied_parameters
-from l0rnn.export.extras import quiet_exporters, require
 from l0rnn.export.interface import inputs_like
 from l0rnn.export.measure import perplexity, relative_error, sampled_text, step_milliseconds
 from l0rnn.export.onnx_file import OPSET, check_onnx, check_versions, write_onnx, write_onnx_config
 from l0rnn.export.onnx_run import OnnxStreamer
 from l0rnn.export.streaming import TorchStreamer
 from l0rnn.export.vocabulary import checked_vocabulary
+from l0rnn.extras import quiet_exporters, require
 
 # recurrent operators of which ONNX Runtime has no int8 form: their matrices stay in float32
 _LEFT_IN_FLOAT = ("GRU", "RNN")

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from l0rnn.export.aside import ONNX
 from l0rnn.export.config import read_header
-from l0rnn.export.extras import require
 from l0rnn.export.interface import Interface, State
 from l0rnn.export.streaming import Streamer
 from l0rnn.export.strict_json import shown
 from l0rnn.export.vocabulary import read_vocabulary
+from l0rnn.extras import require
 
 OLDEST_RUNTIME = (1, 18)  # the first that reads the files that torch's exporter writes (IR version 10)
 _DOMAINS = {"", "ai.onnx", "com.microsoft"}

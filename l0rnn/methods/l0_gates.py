@@ -119,12 +119,14 @@ class L0Gates(UnitMethod):
         """Which units to keep for good, bool `(unit,)` per axis.
 
         With a `Budget`, as many of those with the largest ``log_alpha``, over all axes, as cost just within it; with a
-        `Penalty`, those whose deterministic gate is not 0.
+        `Penalty`, those whose deterministic gate is not 0. Of each axis at least the unit with the largest.
         """
+        scores = {axis: gates.log_alpha.detach() for axis, gates in self._gates.items()}
         limit = self.objective.limit(self.dense)
         if limit is None:
-            return {axis: gates.keep() for axis, gates in self._gates.items()}
-        scores = {axis: gates.log_alpha.detach() for axis, gates in self._gates.items()}
+            return {
+                axis: gates.keep().index_fill(0, scores[axis].argmax(), True) for axis, gates in self._gates.items()
+            }
         return self.best_within(scores, limit, self.objective.kind)
 
     def gate_parameters(self) -> Iterable[nn.Parameter]:

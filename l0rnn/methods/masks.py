@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -30,14 +32,21 @@ class MaskMethod(Method):
 
     def attach(self, network: nn.Module, wiring: Wiring) -> None:
         """Find the matrices to prune and give each a mask of ones."""
-        self.blueprint = draw_blueprint(network, wiring)
-        for weight in self.blueprint.weights:
-            if weight.reads is not None or (self.embedding and weight.pattern == "word unit"):
-                parameter = network.get_parameter(weight.name)
-                self._targets[weight.name] = (weight, parameter)
-                self.register_buffer(_buffer(weight.name), torch.ones_like(parameter, dtype=torch.bool))
-        if not self._targets:
+        blueprint = draw_blueprint(network, wiring)
+        targets = {
+            weight.name: (weight, network.get_parameter(weight.name))
+            for weight in blueprint.weights
+            if weight.reads is not None or (self.embedding and weight.pattern == "word unit")
+        }
+        if not targets:
             raise ValueError("`network` must have a matrix that the wiring describes, found none to prune")
+        self.check(network, targets)
+        self.blueprint, self._targets = blueprint, targets
+        for name, (_, parameter) in targets.items():
+            self.register_buffer(_buffer(name), torch.ones_like(parameter, dtype=torch.bool))
+
+    def check(self, network: nn.Module, targets: Mapping[str, tuple[Weight, nn.Parameter]]) -> None:
+        """Raise ValueError if these matrices, by name, cannot be pruned as asked; called before anything is changed."""
 
     def targets(self) -> dict[str, nn.Parameter]:
         """The parameters that are pruned, by name."""
@@ -66,8 +75,8 @@ class MaskMethod(Method):
         for name, mask in self.masks().items():
             self.targets()[name].mul_(mask)
 
-    def density(self) -> float:
-        """Kept fraction of all weights that can be pruned."""
+    def kept_fraction(self) -> float:
+        """Fraction of the weights under a mask that are kept."""
         masks = self.masks().values()
         return sum(int(mask.sum()) for mask in masks) / sum(mask.numel() for mask in masks)
 

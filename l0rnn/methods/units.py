@@ -15,6 +15,7 @@ from l0rnn.layers.gated_recurrence import GatedUnits
 from l0rnn.layers.gates import Gates
 from l0rnn.layers.gating import axes_to_gate, gate_network_
 from l0rnn.methods.method import Method
+from l0rnn.objective import Budget
 from l0rnn.surgery import units_to_keep
 from l0rnn.wiring import Wiring
 
@@ -64,6 +65,26 @@ class UnitMethod(Method):
         for axis, units in keep.items():
             self._gates[axis].freeze_(units)
 
+    def close_within_(self, scores: Mapping[str, Tensor], density: float) -> None:
+        """Close the open units with the smallest scores, until the multiply-adds are within a density.
+
+        Units that are closed already stay closed whatever their score, and the best open unit of each axis stays open.
+
+        Args:
+            scores: axis → what its units are worth, `(unit,)`; comparable over axes.
+            density: most multiply-adds to keep, as a fraction of the dense network's.
+        """
+        ranked = {
+            axis: scores[axis].to(units.device).masked_fill(~units, -torch.inf)
+            for axis, units in self.open_units().items()
+        }
+        within = self.best_within(ranked, density * self.dense.multiply_adds)
+        self.close_({axis: within[axis].to(units.device) & units for axis, units in self.open_units().items()})
+
+    def open_units(self) -> dict[str, Tensor]:
+        """Units whose gate is not 0, bool `(unit,)` per axis."""
+        return {axis: gates.keep() for axis, gates in self._gates.items()}
+
     def gates(self) -> dict[str, Tensor]:
         """The deterministic gates of every gated axis."""
         return {axis: gates.deterministic().detach() for axis, gates in self._gates.items()}
@@ -90,9 +111,11 @@ class UnitMethod(Method):
             kind: an attribute of `Cost`.
 
         Returns:
-            Which units those are, bool `(unit,)` per axis.
+            Which units those are, bool `(unit,)` per axis; of each axis at least the best, without which nothing would
+            pass.
         """
-        order = torch.cat(list(scores.values())).argsort(descending=True, stable=True).cpu()
+        ranks = [values.index_fill(0, values.argmax(), torch.inf) for values in scores.values()]
+        order = torch.cat(ranks).argsort(descending=True, stable=True).cpu()
         sizes = {axis: len(values) for axis, values in scores.items()}
         fewest, most = 0, len(order)  # the cost grows with the number of units kept: find the largest within the limit
         while fewest < most:
@@ -108,6 +131,25 @@ class UnitMethod(Method):
         kept = self.kept_cost()
         figures = {"density": kept.multiply_adds / self.dense.multiply_adds, "parameters": float(kept.parameters)}
         return figures | {f"kept/{axis}": float(units.sum()) for axis, units in self.kept_units().items()}
+
+
+def check_density(density: float, minimum: Cost | None = None, dense: Cost | None = None) -> None:
+    """Refuse a density that no network, or not this one, can be brought to.
+
+    Args:
+        density: multiply-adds to keep, as a fraction of the dense network's.
+        minimum: cost of one unit per axis, once the network is known.
+        dense: cost of the whole network.
+
+    Raises:
+        ValueError: if it is not in (0, 1], or less than one unit per axis costs.
+
+    Example:
+        >>> check_density(0.1, Cost(12, 0, 10), Cost(120, 0, 100))
+    """
+    budget = Budget(density)
+    if minimum is not None and dense is not None:
+        budget.check(minimum, dense)
 
 
 def _first(order: Tensor, units: int, sizes: Mapping[str, int]) -> dict[str, Tensor]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import time
+from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
@@ -56,6 +59,79 @@ class ScaleDropout(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the initial rates."""
         self._initial = dict(state_dict["initial"])
+
+
+class TrainingTime(Callback):
+    """Counts the seconds of a training over all resumes: by the clock, and of this process on all its cores.
+
+    Trainings side by side slow each other down by the clock; the processor's seconds are nearer to what each costs.
+
+    Example:
+        >>> TrainingTime().seconds()
+        {'wall': 0.0, 'processor': 0.0}
+    """
+
+    def __init__(self) -> None:
+        self._before = {"wall": 0.0, "processor": 0.0}
+        self._started: dict[str, float] | None = None
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds so far."""
+        now = _clocks()
+        running = self._started or now
+        return {name: self._before[name] + now[name] - running[name] for name in now}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start counting."""
+        self._started = _clocks()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop counting."""
+        self._before, self._started = self.seconds(), None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The seconds so far."""
+        return self.seconds()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there."""
+        self._before = dict(state_dict)
+
+
+class WriteProgress(Callback):
+    """Writes how far a training is to a small JSON file, for whoever watches several runs at once.
+
+    The file holds ``step``, ``steps`` and ``epoch``, and is replaced as a whole, so that a reader never sees half.
+
+    Args:
+        path: the file.
+        every: seconds between two writes.
+
+    Example:
+        >>> import tempfile
+        >>> WriteProgress(Path(tempfile.mkdtemp()) / "progress.json").every
+        2.0
+    """
+
+    def __init__(self, path: str | Path, every: float = 2.0) -> None:
+        self.path = Path(path)
+        self.every = every
+        self._written = float("-inf")
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        """Write, if it is time."""
+        if time.monotonic() - self._written >= self.every:
+            self._written = time.monotonic()
+            steps = int(trainer.estimated_stepping_batches)
+            progress = {"step": trainer.global_step, "steps": steps, "epoch": trainer.current_epoch}
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            aside = self.path.with_suffix(".new")
+            aside.write_text(json.dumps(progress))
+            aside.replace(self.path)
+
+
+def _clocks() -> dict[str, float]:
+    return {"wall": time.perf_counter(), "processor": time.process_time()}
 
 
 def _with_dropout(module: nn.Module) -> list[tuple[str, nn.Module]]:

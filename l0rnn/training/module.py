@@ -88,6 +88,20 @@ class PrunableModule(LightningModule):
         """Run the network."""
         return self.network(*inputs)
 
+    def inputs_of_size(self, batch: int, steps: int) -> tuple[Any, ...]:
+        """Arguments of the network's forward at another size, for measurements: the example, repeated and cut.
+
+        Tensors of two or more dimensions are taken to be `(time, batch, …)`; override it where they are not.
+
+        Raises:
+            ValueError: if there is no example yet.
+        """
+        if self.example_input_array is None:
+            raise ValueError("`example_inputs` must be given to the module, or a batch be trained, before it is timed")
+        example: Any = self.example_input_array
+        parts = example if isinstance(example, tuple) else (example,)
+        return tuple(_of_size(part, batch, steps) for part in parts)
+
     def trained_gates(self) -> dict[str, Tensor]:
         """Axis → gate of each unit, for `shrink`.
 
@@ -237,6 +251,13 @@ def detached(state: Any) -> Any:
     if isinstance(state, (tuple, list)):
         return type(state)(detached(part) for part in state)
     return state
+
+
+def _of_size(example: Any, batch: int, steps: int) -> Any:
+    if not isinstance(example, Tensor) or example.dim() < 2:
+        return example
+    repeats = (-(-steps // example.size(0)), -(-batch // example.size(1)), *([1] * (example.dim() - 2)))
+    return example.repeat(repeats)[:steps, :batch].contiguous()
 
 
 def _random_state() -> dict[str, Any]:

@@ -29,10 +29,10 @@ from l0rnn.export import (
     text_columns,
 )
 from l0rnn.export.aside import ONNX, WEIGHTS
-from l0rnn.export.extras import require
 from l0rnn.export.measure import step_milliseconds
 from l0rnn.export.onnx_run import OnnxStreamer
 from l0rnn.export.streaming import Streamer, TorchStreamer
+from l0rnn.extras import require
 from l0rnn.models import load_model
 from l0rnn.surgery import build, everything
 from recipes.penn_treebank.data import Vocabulary, load_text

@@ -10,22 +10,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import Trainer
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import nn
 
 from l0rnn.blueprint import draw_blueprint
-from l0rnn.cli import lightning_cli
 from l0rnn.cost import cost
 from l0rnn.export import save_dense
 from l0rnn.language_model import next_word_loss
 from l0rnn.models import L0GatedLSTM
 from l0rnn.surgery import Surgery, operate
+from l0rnn.training.configuration import build_run, last_checkpoint, training_seconds
 from l0rnn.training.module import detached
 from recipes.penn_treebank.data import PennTreebank
 
@@ -42,12 +40,14 @@ def main() -> None:
 def run(config: Path, out: Path, *, data_dir: Path | None = None, extra: list[str] | None = None) -> dict[str, Any]:
     """Train, evaluate, shrink and save; returns what it writes to `out/result.json`."""
     model, data, trainer = build(config, out, data_dir=data_dir, extra=extra)
-    started = time.perf_counter()
-    last = out / "checkpoints" / "last.ckpt"
-    trainer.fit(model, data, ckpt_path=str(last) if last.exists() else None)
-    seconds = time.perf_counter() - started
+    trainer.fit(model, data, ckpt_path=last_checkpoint(out))
     figures, surgery = shrink_and_evaluate(model.eval(), data, out)
-    result = {"config": str(config), "epochs": trainer.current_epoch, "training_seconds": round(seconds, 1), **figures}
+    result = {
+        "config": str(config),
+        "epochs": trainer.current_epoch,
+        "training_seconds": training_seconds(trainer),
+        **figures,
+    }
     result["widths"] = {axis: kept for axis, (kept, _) in surgery.widths.items()}
     result["versions"] = {"torch": torch.__version__, "threads": torch.get_num_threads()}
     write_json(result, out / "result.json")
@@ -58,14 +58,8 @@ def build(
     config: Path, out: Path, *, data_dir: Path | None = None, extra: list[str] | None = None
 ) -> tuple[L0GatedLSTM, PennTreebank, Trainer]:
     """Model, data and trainer of a YAML configuration."""
-    arguments = [f"--config={config}", f"--trainer.default_root_dir={out}"]
-    if data_dir is not None:
-        arguments.append(f"--data.init_args.data_dir={data_dir}")
-    cli = lightning_cli([*arguments, *(extra or [])], run=False)
-    cli.trainer.loggers = [CSVLogger(out, name="logs"), TensorBoardLogger(out, name="logs")]
-    for callback in cli.trainer.checkpoint_callbacks:
-        callback.dirpath = str(out / "checkpoints")  # type: ignore[attr-defined]
-    return cli.model, cli.datamodule, cli.trainer
+    options = [] if data_dir is None else [f"--data.init_args.data_dir={data_dir}"]
+    return build_run(config, out, extra=[*options, *(extra or [])], tensorboard=True)
 
 
 def shrink_and_evaluate(model: L0GatedLSTM, data: PennTreebank, out: Path) -> tuple[dict[str, Any], Surgery]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from l0rnn.export.extras import quiet_exporters, require, version_numbers
+from l0rnn.extras import quiet_exporters, require, version_numbers
 
 WITHOUT_EXTRAS = """
 import sys

@@ -1,4 +1,4 @@
-"""Packages that only some exports need: imported when used, and named with their extra where they are missing."""
+"""Packages of optional extras: imported when used, and named with their extra where they are missing."""
 
 from __future__ import annotations
 

@@ -1,0 +1,96 @@
+"""Train one run of a comparison, shrink it, evaluate it, and write down what came out."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from l0rnn.blueprint import draw_blueprint
+from l0rnn.cost import cost, masked_cost
+from l0rnn.export import save_dense
+from l0rnn.surgery import operate
+from l0rnn.training.callbacks import WriteProgress
+from l0rnn.training.configuration import build_run, last_checkpoint, training_seconds
+
+RESULT, MODEL, CONFIG, PROGRESS = "result.json", "model", "config.yaml", "progress.json"
+
+
+def train_run(config: Mapping[str, Any], folder: Path, *, quality: str, final: str) -> dict[str, Any]:
+    """Train from a configuration, or go on where an earlier call was stopped.
+
+    Args:
+        config: the whole configuration, as ``l0rnn fit`` takes it.
+        folder: for checkpoints, logs, the deployable model and ``result.json``.
+        quality: name of the logged figure of validation.
+        final: name of the logged figure of the test.
+
+    Returns:
+        What was written to ``result.json``.
+
+    Raises:
+        ValueError: if the configuration is wrong, or a figure is not logged.
+        FloatingPointError: if the loss or a figure is not finite.
+    """
+    # whoever runs several of these shows one line for each
+    model, data, trainer = build(config, folder, extra=["--trainer.enable_progress_bar=false"])
+    trainer.callbacks.append(WriteProgress(folder / PROGRESS))
+    trainer.fit(model, data, ckpt_path=last_checkpoint(folder))
+    figures = {**trainer.validate(model, data, verbose=False)[0], **trainer.test(model, data, verbose=False)[0]}
+    for name in (quality, final):
+        if name not in figures:
+            raise ValueError(f"{name!r} must be a figure that the model logs, got {', '.join(figures)}")
+        if not math.isfinite(figures[name]):
+            raise FloatingPointError(f"{name!r} is {figures[name]} at the end of the training; lower the learning rate")
+    surgery = operate(model.eval())
+    save_dense(surgery.network, folder / MODEL, overwrite=True)
+    masks = model.method.masks()
+    blueprint = draw_blueprint(surgery.network, model.wiring)
+    kept = masked_cost(blueprint, masks) if masks else cost(blueprint)
+    whole = cost(draw_blueprint(model.network, model.wiring))
+    result = {
+        "quality": figures[quality],
+        "final": figures[final],
+        "parameters": kept.parameters,
+        "parameters_without_embedding": kept.parameters_without_embedding,
+        "multiply_adds": kept.multiply_adds,
+        "density": kept.multiply_adds / whole.multiply_adds,
+        "widths": {axis.name: axis.size for axis in blueprint.prunable()},
+        "block": block_of(model.method) if masks else None,
+        "has_zeros": bool(masks),
+        "max_abs_difference": surgery.max_abs_difference,
+        "not_pruned": surgery.untouched if not masks else whole_parameters(model.network, masks),
+        "method": type(model.method).__name__,
+        "epochs": trainer.current_epoch,
+        "steps": trainer.global_step,
+        "training_seconds": training_seconds(trainer),
+        "model": str(folder / MODEL),
+        "versions": {"torch": torch.__version__, "threads": torch.get_num_threads()},
+    }
+    aside = folder / f"{RESULT}.new"
+    aside.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    aside.replace(folder / RESULT)
+    return result
+
+
+def build(config: Mapping[str, Any], folder: Path, *, extra: Sequence[str] = ()) -> tuple[Any, Any, Any]:
+    """Model, data and Trainer of a configuration, which is written to the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG).write_text(yaml.safe_dump(dict(config), sort_keys=False), encoding="utf-8")
+    return build_run(folder / CONFIG, folder, extra=extra)
+
+
+def block_of(method: Any) -> int | None:
+    """Side of the square blocks that a method prunes, or None."""
+    block = getattr(method, "block", None)
+    return block[0] if isinstance(block, tuple) and block[0] == block[1] > 1 else None
+
+
+def whole_parameters(network: torch.nn.Module, masks: Mapping[str, Any]) -> dict[str, str]:
+    """The parameters without a mask, with the reason."""
+    return {name: "it has no mask" for name, _ in network.named_parameters() if name not in masks}

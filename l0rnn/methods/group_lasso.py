@@ -1,0 +1,169 @@
+"""Group lasso on whole units: Intrinsic Sparse Structures."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from l0rnn.cost import Cost
+from l0rnn.layers.gated_recurrence import GatedUnits
+from l0rnn.methods.group_norms import group_entries, group_sizes, root_mean_squares, unit_square_sums
+from l0rnn.methods.units import UnitMethod, check_density
+from l0rnn.objective import ramp_done
+from l0rnn.wiring import Wiring
+
+EPSILON = 1e-8  # under the root, as in the published code, so that the gradient of an empty group is 0 and not NaN
+
+
+class GroupLasso(UnitMethod):
+    """Group lasso on all weights of a unit: Intrinsic Sparse Structures (ISS).
+
+    Removes: whole units. Penalty: ``weight * Σ_units sqrt(sum of squares of the unit's group + 1e-8)``, with the groups
+    of `unit_square_sums`. Rule: after each step a weight of a group that is not larger than ``threshold`` becomes 0,
+    and a unit closes for good once all weights of its group are 0. At ``freeze`` the penalty and the threshold stop,
+    and the rest of the training tunes the network that is left. With ``density``, units with the smallest root mean
+    square in their group are closed at that moment until the multiply-adds are within it; without, ``weight`` alone
+    decides how many are left. Every axis keeps one unit.
+
+    The published λ of 0.00245 for the Penn Treebank belongs to a loss that is summed over 35 time steps. For the mean
+    over tokens, which is the loss here, the same training has ``weight`` = 0.00245 / 35 = 7.0e-5 with a learning rate
+    35 times that of the paper, and gradients clipped at a 35th. A penalty is worth nothing without its learning rate:
+    subgradient steps move a group's norm by about ``learning rate * weight`` per step and then oscillate about 0 at
+    that distance, which ``threshold`` has to cover. Soft thresholding of whole groups (a proximal step) would reach 0
+    exactly; it needs the learning rate, which a method does not know, and is not offered.
+
+    Args:
+        weight: λ, in units of the loss (nats per token for a mean loss), > 0.
+        units: which units can be removed: ``"hidden"`` as in the paper; ``"both"`` adds those of embeddings and others
+            that recurrent layers read, whose groups are the columns that read them.
+        threshold: largest weight that is set to 0, ≥ 0; 1e-4 in the paper.
+        density: multiply-adds to keep, as a fraction of the dense network's, in (0, 1]; None to promise none.
+        freeze: fraction of the training after which units are fixed, in (0, 1].
+        ramp: fraction of the training over which the penalty rises from 0, in [0, ``freeze``]; 0 in the paper.
+        scale_by_size: multiply each norm by the root of its group's size, as Yuan and Lin do; λ must then be smaller
+            by about that factor (about 160 for two layers of 1500 units). The paper does not.
+        embedding: whether the weights of an embedding belong to the groups of its units. Without, the columns that read
+            a unit can shrink while its embedding grows, at no loss.
+        frequency: optimiser steps from one search for units that can be closed to the next.
+
+    Raises:
+        ValueError: if an argument is out of range.
+
+    Example:
+        >>> network = nn.Sequential()
+        >>> network.encoder, network.decoder = nn.LSTM(4, 8), nn.Linear(8, 2)
+        >>> for parameter in network.parameters():
+        ...     _ = nn.init.constant_(parameter, 0.1)
+        >>> method = GroupLasso(7.0e-5, density=0.5)
+        >>> method.attach(network, Wiring({"encoder": ["outside"], "decoder": ["encoder"]}))
+        >>> round(method.penalty().item() / 7.0e-5, 4)  # 8 units, each of 4·4 + 4·8 + 4·8 + 2 weights
+        7.2443
+
+    Reference:
+        Wen et al., Learning Intrinsic Sparse Structures within Long Short-Term Memory (2018), arXiv 1709.05027,
+        and its code, ``add_structure_grouplasso``. Yuan, Lin (2006), for the scaling by group size.
+    """
+
+    is_settled: Tensor
+
+    def __init__(
+        self,
+        weight: float,
+        *,
+        units: GatedUnits = "hidden",
+        threshold: float = 1e-4,
+        density: float | None = None,
+        freeze: float = 0.6,
+        ramp: float = 0.0,
+        scale_by_size: bool = False,
+        embedding: bool = False,
+        frequency: int = 100,
+    ) -> None:
+        super().__init__(units)
+        if not weight > 0:
+            raise ValueError(f"`weight` must be > 0, got {weight}; use the method `Dense` for an unpruned run")
+        if not threshold >= 0:
+            raise ValueError(f"`threshold` must be >= 0, got {threshold}")
+        if density is not None:
+            check_density(density)
+        if not 0 < freeze <= 1:
+            raise ValueError(f"`freeze` must be a fraction of the training in (0, 1], got {freeze}")
+        if not 0 <= ramp <= freeze:
+            raise ValueError(f"`ramp` must be a fraction of the training in [0, `freeze`] = [0, {freeze}], got {ramp}")
+        if not frequency >= 1:
+            raise ValueError(f"`frequency` must be at least 1 optimiser step, got {frequency}")
+        self.weight = weight
+        self.threshold = threshold
+        self.density = density
+        self.freeze = freeze
+        self.ramp = ramp
+        self.scale_by_size = scale_by_size
+        self.embedding = embedding
+        self.frequency = frequency
+        self.register_buffer("is_settled", torch.tensor(False))
+
+    def check(self, minimum: Cost, dense: Cost) -> None:
+        """Refuse a density below one unit per axis."""
+        if self.density is not None:
+            check_density(self.density, minimum, dense)
+
+    def attach(self, network: nn.Module, wiring: Wiring) -> None:
+        """Gate the network; nothing is closed yet."""
+        self.gate_(network, wiring)
+        self._network = (network,)  # in a tuple: torch would register the network a second time
+
+    def penalty(self) -> Tensor:
+        """``weight * Σ_units sqrt(square sum + 1e-8)``; nothing once the units are fixed."""
+        price = self.price()
+        if price == 0:
+            return super().penalty()
+        sums = unit_square_sums(self._network[0], self.blueprint, self._gates, embedding=self.embedding)
+        sizes = group_sizes(self.blueprint, self._gates, embedding=self.embedding) if self.scale_by_size else {}
+        roots = [sizes.get(axis, 1) ** 0.5 * (values + EPSILON).sqrt().sum() for axis, values in sums.items()]
+        return price * torch.stack(roots).sum()
+
+    def after_step(self, step: int) -> None:
+        """Set small weights to 0, close units that have none left, and fix all units when it is time."""
+        super().after_step(step)
+        if bool(self.is_settled):
+            return
+        self.threshold_()
+        if self.progress >= self.freeze:
+            self.settle_()
+        elif step % self.frequency == 0:
+            self.close_empty_()
+
+    def price(self) -> float:
+        """λ of this moment."""
+        return 0.0 if bool(self.is_settled) else self.weight * ramp_done(self.progress, 0.0, self.ramp)
+
+    @torch.no_grad()
+    def threshold_(self) -> None:
+        """Set the weights of the groups that are at most ``threshold`` to 0."""
+        for weights in group_entries(self._network[0], self.blueprint, self._gates, embedding=self.embedding):
+            torch.hardshrink(weights, self.threshold, out=weights)
+
+    @torch.no_grad()
+    def close_empty_(self) -> None:
+        """Close the units that have no weight left from or to an open one; the first stays where all units are such."""
+        open = self.open_units()
+        sums = unit_square_sums(self._network[0], self.blueprint, open, embedding=self.embedding, open=open)
+        keep = {}
+        for axis, units in open.items():
+            full = units & (sums[axis] != 0)
+            keep[axis] = full if bool(full.any()) else units & (units.cumsum(0) == 1)
+        self.close_(keep)
+
+    def settle_(self) -> None:
+        """Fix the units: close the empty ones, and the smallest down to the density, if there is one."""
+        self.close_empty_()
+        if self.density is not None:
+            scores = root_mean_squares(
+                self._network[0], self.blueprint, self._gates, embedding=self.embedding, open=self.open_units()
+            )
+            self.close_within_(scores, self.density)
+        self.is_settled.fill_(True)
+
+    def figures(self) -> dict[str, float]:
+        """Density, parameters, units kept on every axis, and λ of this moment."""
+        return super().figures() | {"price": self.price()}

@@ -1,0 +1,59 @@
+"""Random units: what every method that selects units has to beat."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from l0rnn.cost import Cost
+from l0rnn.layers.gated_recurrence import GatedUnits
+from l0rnn.methods.units import UnitMethod, check_density
+from l0rnn.wiring import Wiring
+
+
+class RandomUnits(UnitMethod):
+    """Closes units at random before the training, the same fraction of every axis.
+
+    Removes: whole units. Rule: none; the units of each axis are put in a random order, and the last of all axes in
+    proportion are closed until the multiply-adds are within the density. It trains the small network from scratch, so
+    it also answers what pruning is worth beyond a smaller network.
+
+    Args:
+        density: multiply-adds to keep, as a fraction of the dense network's, in (0, 1].
+        seed: of the random order; the global random state is left alone.
+        units: which units can be removed: ``"input"``, ``"hidden"`` or ``"both"``.
+
+    Raises:
+        ValueError: if an argument is out of range.
+
+    Example:
+        >>> network = nn.Sequential()
+        >>> network.encoder, network.decoder = nn.LSTM(4, 8), nn.Linear(8, 2)
+        >>> method = RandomUnits(density=0.5)
+        >>> method.attach(network, Wiring({"encoder": ["outside"], "decoder": ["encoder"]}))
+        >>> int(method.gates()["encoder.l0"].sum())
+        5
+
+    Reference:
+        Liu et al., Rethinking the Value of Network Pruning (2019), arXiv 1810.05270: small networks from scratch as
+        the baseline of structured pruning.
+    """
+
+    def __init__(self, density: float, *, seed: int = 0, units: GatedUnits = "both") -> None:
+        super().__init__(units)
+        check_density(density)
+        self.density = density
+        self.seed = seed
+
+    def check(self, minimum: Cost, dense: Cost) -> None:
+        """Refuse a density below one unit per axis."""
+        check_density(self.density, minimum, dense)
+
+    def attach(self, network: nn.Module, wiring: Wiring) -> None:
+        """Gate the network and close what is too much."""
+        self.gate_(network, wiring)
+        generator = torch.Generator().manual_seed(self.seed)
+        sizes = {axis: gates.units for axis, gates in self._gates.items()}
+        # the best rank of each axis is 1, and ranks fall evenly to 0, so one threshold keeps one fraction everywhere
+        scores = {axis: (1 + torch.randperm(size, generator=generator)) / size for axis, size in sizes.items()}
+        self.close_within_(scores, self.density)

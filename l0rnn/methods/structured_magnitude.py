@@ -1,0 +1,104 @@
+"""Structured magnitude pruning: whole units, those with the smallest weights first."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from l0rnn.cost import Cost
+from l0rnn.layers.gated_recurrence import GatedUnits
+from l0rnn.methods.group_norms import root_mean_squares
+from l0rnn.methods.thresholds import cubic_density
+from l0rnn.methods.units import UnitMethod, check_density
+from l0rnn.wiring import Wiring
+
+
+class StructuredMagnitude(UnitMethod):
+    """Closes the units whose weights are smallest, little by little.
+
+    Removes: whole units. Rule: a unit is worth the root mean square of all weights that write or read it
+    (`unit_square_sums` divided by the size of the group), not counting those from and to units that are closed already.
+    From ``start`` to ``end`` the multiply-adds kept fall from 1 to ``density`` along a cubic curve, fast at first and
+    slowly at the end; what is left after ``end`` is fine-tuning. Closed units stay closed, and every axis keeps its
+    best unit. The weights themselves are not changed.
+
+    Args:
+        density: multiply-adds to keep, as a fraction of the dense network's, in (0, 1].
+        start: fraction of the training before the first unit closes, in [0, ``end``].
+        end: fraction of the training at which the density is met; equal to ``start`` to prune in one shot.
+        frequency: optimiser steps from one pruning to the next.
+        units: which units can be removed: ``"input"``, ``"hidden"`` or ``"both"``.
+        embedding: whether the weights of an embedding count for its units, beside those that read them.
+
+    Raises:
+        ValueError: if an argument is out of range.
+
+    Example:
+        >>> network = nn.Sequential()
+        >>> network.encoder, network.decoder = nn.LSTM(4, 8), nn.Linear(8, 2)
+        >>> method = StructuredMagnitude(density=0.5, start=0.5, end=0.5)
+        >>> method.attach(network, Wiring({"encoder": ["outside"], "decoder": ["encoder"]}))
+        >>> method.begin(total_steps=2)
+        >>> for step in (1, 2):
+        ...     method.after_step(step)
+        >>> int(method.gates()["encoder.l0"].sum())
+        5
+
+    Reference:
+        Zhu, Gupta: To prune, or not to prune (2017), arXiv 1710.01878, equation 1, for the curve; the groups of Wen et
+        al. 2018 (arXiv 1709.05027).
+    """
+
+    met: Tensor
+
+    def __init__(
+        self,
+        density: float,
+        *,
+        start: float = 0.1,
+        end: float = 0.6,
+        frequency: int = 100,
+        units: GatedUnits = "both",
+        embedding: bool = False,
+    ) -> None:
+        super().__init__(units)
+        check_density(density)
+        if not 0 <= start <= end <= 1:
+            raise ValueError(
+                f"`start` and `end` must be fractions of the training, 0 <= start <= end <= 1, got {start} and {end}"
+            )
+        if not frequency >= 1:
+            raise ValueError(f"`frequency` must be at least 1 optimiser step, got {frequency}")
+        self.density = density
+        self.start = start
+        self.end = end
+        self.frequency = frequency
+        self.embedding = embedding
+        self.register_buffer("met", torch.tensor(False))  # whether the density has been met, so that pruning is over
+
+    def check(self, minimum: Cost, dense: Cost) -> None:
+        """Refuse a density below one unit per axis."""
+        check_density(self.density, minimum, dense)
+
+    def attach(self, network: nn.Module, wiring: Wiring) -> None:
+        """Gate the network; nothing is closed yet."""
+        self.gate_(network, wiring)
+        self._network = (network,)  # in a tuple: torch would register the network a second time
+
+    def after_step(self, step: int) -> None:
+        """Close the units that are due."""
+        super().after_step(step)
+        if bool(self.met):
+            return
+        progress = self.progress
+        if progress >= self.end:
+            self.close_within_(self.scores(), self.density)
+            self.met.fill_(True)
+        elif progress > self.start and step % self.frequency == 0:
+            self.close_within_(self.scores(), cubic_density(progress, self.start, self.end, self.density))
+
+    def scores(self) -> dict[str, Tensor]:
+        """Root mean square of the weights of each unit, `(unit,)` per axis; closed units have 0."""
+        return root_mean_squares(
+            self._network[0], self.blueprint, self._gates, embedding=self.embedding, open=self.open_units()
+        )
