@@ -215,8 +215,8 @@ class BlockGroupLasso(MaskMethod):
     """Group lasso alone: blocks shrink under a penalty, and those that got small are removed all at once.
 
     Removes: blocks of the matrices. Rule: at `end`, the blocks of least norm, either all below a threshold or as many
-    as a density asks for; the rest of the training is fine-tuning, with fixed masks and without the penalty.
-    Cost at run time: that of the dense network, unless a kernel for block sparse matrices runs it.
+    as a density asks for; the rest of the training is fine-tuning, with fixed masks and without the penalty. Cost
+    at run time: that of the dense network, unless a kernel for block sparse matrices runs it.
 
     Args:
         weight: price of the norms: ``weight * Σ ‖block‖₂`` is added to the loss; > 0.

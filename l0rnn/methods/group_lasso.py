@@ -23,7 +23,7 @@ class GroupLasso(UnitMethod):
     and a unit closes for good once all weights of its group are 0. At ``freeze`` the penalty and the threshold stop,
     and the rest of the training tunes the network that is left. With ``density``, units with the smallest root mean
     square in their group are closed at that moment until the multiply-adds are within it; without, ``weight`` alone
-    decides how many are left. Every axis keeps one unit.
+    decides how many are left. Every axis keeps one unit. Cost at run time: that of a smaller dense network.
 
     The published λ of 0.00245 for the Penn Treebank belongs to a loss that is summed over 35 time steps. For the mean
     over tokens, which is the loss here, the same training has ``weight`` = 0.00245 / 35 = 7.0e-5 with a learning rate

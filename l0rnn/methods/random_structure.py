@@ -28,7 +28,10 @@ Mask = NDArray[np.bool_]
 class RandomStructure(MaskMethod):
     """Leaves the connections of random graphs in a network, chosen when it is attached and never changed.
 
-    What a method that learns where to prune has to beat. Hidden-to-hidden matrices get the edges of one graph over the
+    Removes: single weights. Rule: the edges of a random graph stay. Cost at run time: that of the dense network, unless
+    a sparse kernel runs it. What a method that learns where to prune has to beat.
+
+    Hidden-to-hidden matrices get the edges of one graph over the
     units of their layer, in both directions, and their diagonal; a matrix between two sets of units gets those edges of
     a graph over both sets, in random order, that cross from one set to the other. Edges are then added or dropped at
     random until each matrix has the density, to the nearest entry of a gate. Every unit of every matrix keeps at least

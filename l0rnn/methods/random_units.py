@@ -16,7 +16,7 @@ class RandomUnits(UnitMethod):
 
     Removes: whole units. Rule: none; the units of each axis are put in a random order, and the last of all axes in
     proportion are closed until the multiply-adds are within the density. It trains the small network from scratch, so
-    it also answers what pruning is worth beyond a smaller network.
+    it also answers what pruning is worth beyond a smaller network. Cost at run time: that of a smaller dense network.
 
     Args:
         density: multiply-adds to keep, as a fraction of the dense network's, in (0, 1].
