@@ -26,7 +26,7 @@ class Row:
         final: figure of the test, mean over seeds.
         parameters: parameters that are not 0.
         multiply_adds: multiply-adds per time step by weights that are not 0.
-        density: those as a fraction of the dense network's.
+        density: those as a fraction of the first run's.
         form: the form with the lowest latency at the headline size.
         bytes: bytes of the weights in that form.
         milliseconds: ``batch x steps`` → milliseconds per call in the best form and runtime at that size.
@@ -114,8 +114,8 @@ def compare(
         sizes: run → form → bytes.
     """
     names = dict.fromkeys(run.name for run in plan.runs if any(name == run.name for name, _ in results))
-    rows = [_row(name, plan, results, bench, sizes) for name in names]
     first = next((result for result in results.values() if "error" not in result), {})
+    rows = [_row(name, plan, results, bench, sizes, first.get("multiply_adds", 1)) for name in names]
     conditions = {key: first[key] for key in ("epochs", "steps", "versions") if key in first}
     return Comparison(
         rows, _size(plan.headline), plan.quality, plan.final, {**conditions, "latency": bench.environment}
@@ -140,6 +140,7 @@ def _row(
     results: Mapping[tuple[str, int], Mapping[str, Any]],
     bench: BenchReport,
     sizes: Mapping[str, Mapping[str, int]],
+    whole: float,
 ) -> Row:
     of_name = [result for (run, _), result in results.items() if run == name]
     good = [result for result in of_name if "error" not in result]
@@ -163,7 +164,7 @@ def _row(
         final=statistics.mean(float(result["final"]) for result in good),
         parameters=round(statistics.mean(result["parameters"] for result in good)),
         multiply_adds=round(statistics.mean(result["multiply_adds"] for result in good)),
-        density=statistics.mean(result["density"] for result in good),
+        density=statistics.mean(result["multiply_adds"] for result in good) / whole,
         form=form,
         bytes=sizes[name][form] if form else 0,
         milliseconds=milliseconds,

@@ -17,8 +17,9 @@ class StructuredMagnitude(UnitMethod):
     """Closes the units whose weights are smallest, little by little.
 
     Removes: whole units. Rule: a unit is worth the root mean square of all weights that write or read it
-    (`unit_square_sums` divided by the size of the group), not counting those from and to units that are closed already.
-    From ``start`` to ``end`` the multiply-adds kept fall from 1 to ``density`` along a cubic curve, fast at first and
+    (`unit_square_sums` divided by the size of the group), not counting those from and to units that are closed already,
+    as a multiple of the mean of its axis. Without that division the axis whose weights happen to be small, such as the
+    units of an embedding, would lose all its units first. From ``start`` to ``end`` the multiply-adds kept fall from 1 to ``density`` along a cubic curve, fast at first and
     slowly at the end; what is left after ``end`` is fine-tuning. Closed units stay closed, and every axis keeps its
     best unit. The weights themselves are not changed. Cost at run time: that of a smaller dense network.
 
@@ -98,7 +99,7 @@ class StructuredMagnitude(UnitMethod):
             self.close_within_(self.scores(), cubic_density(progress, self.start, self.end, self.density))
 
     def scores(self) -> dict[str, Tensor]:
-        """Root mean square of the weights of each unit, `(unit,)` per axis; closed units have 0."""
-        return root_mean_squares(
-            self._network[0], self.blueprint, self._gates, embedding=self.embedding, open=self.open_units()
-        )
+        """Root mean square of the weights of each unit over that of its axis, `(unit,)`; closed units have 0."""
+        open = self.open_units()
+        scores = root_mean_squares(self._network[0], self.blueprint, self._gates, embedding=self.embedding, open=open)
+        return {axis: values / values[open[axis]].mean().clamp(min=1e-12) for axis, values in scores.items()}
