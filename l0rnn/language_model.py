@@ -52,8 +52,8 @@ class LanguageModel(nn.Module):
     ) -> None:
         super().__init__()
         widths = [hidden_size] * num_layers if isinstance(hidden_size, int) else list(hidden_size)
-        sizes: dict[str, int] = {"vocabulary_size": vocabulary_size, "embedding_size": embedding_size}
-        for name, size in {**sizes, "hidden_size": min(widths, default=0), "num_layers": num_layers}.items():
+        sizes = {"vocabulary_size": vocabulary_size, "embedding_size": embedding_size, "num_layers": num_layers}
+        for name, size in {**sizes, "hidden_size": min(widths, default=0)}.items():
             if size <= 0:
                 raise ValueError(f"`{name}` must be > 0, got {size}")
         if len(widths) != num_layers:

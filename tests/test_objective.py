@@ -20,7 +20,7 @@ from l0rnn.objective import Budget, Objective, Penalty, ramp_done
 from l0rnn.settings import from_settings, settings_of
 from tests.networks import WordTagger
 
-DENSE = Cost(parameters=200, embedding_parameters=50, multiply_adds=100)
+DENSE = Cost(parameters=200, embedding_parameters=50, multiply_adds=100, milliseconds=4.0)
 
 
 def costing(multiply_adds: Any, parameters: float = 0.0, embedding_parameters: float = 0.0) -> Cost:
@@ -95,6 +95,7 @@ def test_a_ramp_rises_from_its_start_to_its_end(start: float, ramp: float, done:
         ({"parameters": 120}, "parameters", 120.0),
         ({"multiply_adds": 45}, "multiply_adds", 45.0),
         ({"density": 1.0}, "multiply_adds", 100.0),
+        ({"milliseconds": 2.5, "batch": 1, "steps": 35}, "milliseconds", 2.5),
     ],
 )
 def test_each_budget_is_a_limit_of_its_kind(options: dict[str, Any], kind: str, limit: float) -> None:
@@ -143,7 +144,7 @@ def test_a_budget_at_the_minimum_is_accepted() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "exactly one of `density`, `parameters`, `multiply_adds` must be given, got none"),
+        ({}, "exactly one of `density`, `parameters`, `multiply_adds`, `milliseconds` must be given, got none"),
         ({"density": 0.5, "parameters": 100}, "exactly one of .* got {'density': 0.5, 'parameters': 100}"),
         ({"parameters": 100, "multiply_adds": 100}, "exactly one of"),
         ({"density": 0.5, "parameters": 100, "multiply_adds": 100}, "exactly one of"),
@@ -153,6 +154,18 @@ def test_a_budget_at_the_minimum_is_accepted() -> None:
         ({"density": math.nan}, r"`density` must be in \(0, 1\], got nan"),
         ({"parameters": 0}, "`parameters` must be > 0, got 0"),
         ({"multiply_adds": -5}, "`multiply_adds` must be > 0, got -5"),
+        ({"density": 0.5, "milliseconds": 1.0, "batch": 1, "steps": 1}, "exactly one of"),
+        ({"milliseconds": 0.0, "batch": 1, "steps": 1}, "`milliseconds` must be > 0, got 0.0"),
+        ({"milliseconds": math.nan, "batch": 1, "steps": 1}, "`milliseconds` must be > 0, got nan"),
+        ({"milliseconds": 1.0}, "`batch` must be a whole number > 0 with a budget in milliseconds, got None"),
+        ({"milliseconds": 1.0, "batch": 1}, "`steps` must be a whole number > 0 .*, got None; latency depends on"),
+        ({"milliseconds": 1.0, "batch": 0, "steps": 35}, "`batch` must be a whole number > 0 .*, got 0"),
+        ({"milliseconds": 1.0, "batch": 1, "steps": -1}, "`steps` must be a whole number > 0 .*, got -1"),
+        ({"milliseconds": 1.0, "batch": 1, "steps": 1, "threads": 0}, "`threads` must be a whole number > 0"),
+        *(
+            ({"density": 0.5, **extra}, "`table` belong to a budget in `milliseconds`, got density; give `milli")
+            for extra in ({"batch": 1}, {"steps": 1}, {"threads": 2}, {"device": "cuda"}, {"table": "table.json"})
+        ),
         ({"density": 0.5, "rate": 0.0}, "`rate` must be > 0, got 0.0"),
         ({"density": 0.5, "stiffness": -1.0}, "`stiffness` must be >= 0, got -1.0"),
         ({"density": 0.5, "ramp": 1.1}, "`start` and `ramp` must be fractions .*, got 0.1 and 1.1"),
@@ -257,13 +270,12 @@ def methods() -> list[Any]:
     """Every method, with every objective where it takes one."""
     made = []
     for kind in METHODS.values():
-        needed = {
-            name for name, p in inspect.signature(kind).parameters.items() if p.default is inspect.Parameter.empty
-        }
-        assert needed <= {"objective", "density"}, f"say in this test how to make a {kind.__name__}: {needed}"
-        density = {"density": 0.5} if "density" in needed else {}
+        arguments = inspect.signature(kind).parameters
+        needed = {name for name, p in arguments.items() if p.default is inspect.Parameter.empty}
+        assert needed <= {"objective", "density", "weight"}, f"say in this test how to make a {kind.__name__}: {needed}"
+        numbers = dict.fromkeys((needed | (arguments.keys() & {"density"})) - {"objective"}, 0.5)
         objectives = [{"objective": make()} for make in OBJECTIVES] if "objective" in needed else [{}]
-        made += [kind(**density, **objective) for objective in objectives]
+        made += [kind(**numbers, **objective) for objective in objectives]
     distribution = HardConcrete(beta=0.5, gamma=-0.2, zeta=1.2)
     made.append(L0Gates(Penalty(0.1), units="hidden", open_probability=0.8, freeze=0.9, distribution=distribution))
     return made

@@ -39,6 +39,7 @@ def train_run(config: Mapping[str, Any], folder: Path, *, quality: str, final: s
     """
     # whoever runs several of these shows one line for each
     model, data, trainer = build(config, folder, extra=["--trainer.enable_progress_bar=false"])
+    whole = cost(draw_blueprint(model.network, model.wiring))  # now: units may be removed while it trains
     trainer.callbacks.append(WriteProgress(folder / PROGRESS))
     trainer.fit(model, data, ckpt_path=last_checkpoint(folder))
     figures = {**trainer.validate(model, data, verbose=False)[0], **trainer.test(model, data, verbose=False)[0]}
@@ -52,7 +53,6 @@ def train_run(config: Mapping[str, Any], folder: Path, *, quality: str, final: s
     masks = model.method.masks()
     blueprint = draw_blueprint(surgery.network, model.wiring)
     kept = masked_cost(blueprint, masks) if masks else cost(blueprint)
-    whole = cost(draw_blueprint(model.network, model.wiring))
     result = {
         "quality": figures[quality],
         "final": figures[final],

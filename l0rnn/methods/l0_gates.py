@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
+from l0rnn.axes import Blueprint
+from l0rnn.blueprint import draw_blueprint
 from l0rnn.cost import Cost, cost
 from l0rnn.hard_concrete import HardConcrete
+from l0rnn.latency_measurement import find_table
+from l0rnn.latency_table import LatencyTable
 from l0rnn.layers.gated_recurrence import GatedUnits
+from l0rnn.layers.gating import axes_to_gate
 from l0rnn.methods.units import UnitMethod
 from l0rnn.objective import Objective
 from l0rnn.wiring import Wiring
@@ -72,17 +77,29 @@ class L0Gates(UnitMethod):
         self.spread = spread
         self.freeze = freeze
         self.distribution = distribution or HardConcrete()
+        self._table: LatencyTable | None = None  # until the objective has accepted it
 
     def check(self, minimum: Cost, dense: Cost) -> None:
         """Refuse an objective that cannot be met."""
         self.objective.check(minimum, dense)
 
+    def cost_of(self, blueprint: Blueprint, open: Mapping[str, Tensor] | None = None) -> Cost:
+        """As `cost`, with milliseconds where the objective prices them."""
+        return cost(blueprint, open, latency=self._table or self.objective.latency)
+
     def attach(self, network: nn.Module, wiring: Wiring) -> None:
-        """Gate the network and check that the objective can be met."""
+        """Gate the network and check that the objective can be met; a budget in milliseconds is measured first."""
+        size = self.objective.call_size
+        if size is not None:
+            gated = axes_to_gate(network, draw_blueprint(network, wiring), self.units)
+            self._table = find_table(network, wiring, size, gated=gated, given=self.objective.table)
         self.gate_(network, wiring, open_probability=self.open_probability, distribution=self.distribution)
         with torch.no_grad():
             for gates in self._gates.values():
                 gates.log_alpha.add_(torch.randn_like(gates.log_alpha), alpha=self.spread)
+        if self._table is not None:
+            self.objective.use_table_(self._table)
+            self._table = None
 
     def penalty(self) -> Tensor:
         """The objective's price of the expected cost; nothing once the gates are frozen."""
@@ -109,7 +126,7 @@ class L0Gates(UnitMethod):
 
     def expected_cost(self) -> Cost:
         """Expected cost of the open units, differentiable."""
-        return cost(self.blueprint, {axis: gates.open_probability() for axis, gates in self._gates.items()})
+        return self.cost_of(self.blueprint, {axis: gates.open_probability() for axis, gates in self._gates.items()})
 
     def settle_(self) -> None:
         """Fix all gates for good: those of `settled` open, the others closed."""
@@ -134,6 +151,7 @@ class L0Gates(UnitMethod):
         return [gates.log_alpha for gates in self._gates.values()]
 
     def figures(self) -> dict[str, float]:
-        """Density, price, and units kept on every axis."""
+        """Density, price, units kept on every axis, and the milliseconds of those units where they are priced."""
         price = getattr(self.objective, "price", None)
-        return super().figures() | ({} if price is None else {"price": float(price)})
+        figures = super().figures() | ({} if price is None else {"price": float(price)})
+        return figures | ({} if self.objective.latency is None else {"milliseconds": self.kept_cost().milliseconds})

@@ -40,6 +40,10 @@ class UnitMethod(Method):
     def check(self, minimum: Cost, dense: Cost) -> None:
         """Raise ValueError if what was asked cannot be had between the cost of one unit per axis and the dense one."""
 
+    def cost_of(self, blueprint: Blueprint, open: Mapping[str, Tensor] | None = None) -> Cost:
+        """As `cost`; a method that prices more than sizes adds it here."""
+        return cost(blueprint, open)
+
     def gate_(
         self,
         network: nn.Module,
@@ -50,9 +54,9 @@ class UnitMethod(Method):
     ) -> None:
         """Check what was asked, then gate the network in place; with ``open_probability`` 1 no gate is trained."""
         blueprint = draw_blueprint(network, wiring)
-        dense = cost(blueprint)
+        dense = self.cost_of(blueprint)
         closed = {axis: torch.zeros(size) for axis, size in axes_to_gate(network, blueprint, self.units).items()}
-        self.check(cost(blueprint, units_to_keep(blueprint, closed)), dense)
+        self.check(self.cost_of(blueprint, units_to_keep(blueprint, closed)), dense)
         self._gates = gate_network_(
             network, blueprint, units=self.units, open_probability=open_probability, distribution=distribution
         )
@@ -81,6 +85,14 @@ class UnitMethod(Method):
         within = self.best_within(ranked, density * self.dense.multiply_adds)
         self.close_({axis: within[axis].to(units.device) & units for axis, units in self.open_units().items()})
 
+    def redraw_(self, blueprint: Blueprint) -> None:
+        """Go on with fewer units, after some have been removed from the network.
+
+        Densities stay fractions of the network there was in the beginning. A subclass that holds
+        a tensor with one value per unit cuts it here.
+        """
+        self.blueprint = blueprint
+
     def open_units(self) -> dict[str, Tensor]:
         """Units whose gate is not 0, bool `(unit,)` per axis."""
         return {axis: gates.keep() for axis, gates in self._gates.items()}
@@ -91,7 +103,7 @@ class UnitMethod(Method):
 
     def kept_cost(self) -> Cost:
         """Exact cost of the units that would be kept now, at least one per axis."""
-        return cost(self.blueprint, self.kept_units())
+        return self.cost_of(self.blueprint, self.kept_units())
 
     def kept_units(self) -> dict[str, Tensor]:
         """Units that surgery would keep now, bool `(unit,)` per axis."""
@@ -120,7 +132,7 @@ class UnitMethod(Method):
         fewest, most = 0, len(order)  # the cost grows with the number of units kept: find the largest within the limit
         while fewest < most:
             units = (fewest + most + 1) // 2
-            if cost(self.blueprint, self._buildable(_first(order, units, sizes)))[kind] <= limit:
+            if self.cost_of(self.blueprint, self._buildable(_first(order, units, sizes)))[kind] <= limit:
                 fewest = units
             else:
                 most = units - 1
@@ -131,6 +143,25 @@ class UnitMethod(Method):
         kept = self.kept_cost()
         figures = {"density": kept.multiply_adds / self.dense.multiply_adds, "parameters": float(kept.parameters)}
         return figures | {f"kept/{axis}": float(units.sum()) for axis, units in self.kept_units().items()}
+
+
+def unit_method(method: Method) -> UnitMethod:
+    """A method that closes whole units, as removing them during training needs.
+
+    Raises:
+        ValueError: if it is another one, by its name.
+
+    Example:
+        >>> from l0rnn.methods.random_units import RandomUnits
+        >>> type(unit_method(RandomUnits(density=0.5))).__name__
+        'RandomUnits'
+    """
+    if not isinstance(method, UnitMethod):
+        raise ValueError(
+            f"`method` must close whole units for them to be removed during training, got {type(method).__name__}; "
+            "use L0Gates, GroupLasso, StructuredMagnitude or RandomUnits, or leave RemoveClosedUnits out"
+        )
+    return method
 
 
 def check_density(density: float, minimum: Cost | None = None, dense: Cost | None = None) -> None:

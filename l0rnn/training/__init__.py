@@ -2,5 +2,6 @@
 
 from l0rnn.training.callbacks import ScaleDropout
 from l0rnn.training.module import PrunableModule
+from l0rnn.training.removal import RemoveClosedUnits
 
-__all__ = ["PrunableModule", "ScaleDropout"]
+__all__ = ["PrunableModule", "RemoveClosedUnits", "ScaleDropout"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -10,8 +10,12 @@ from lightning import LightningModule
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
+from l0rnn.blueprint import draw_blueprint
 from l0rnn.methods import Dense, Method
-from l0rnn.training.optimizer import build_optimizer
+from l0rnn.methods.units import unit_method
+from l0rnn.removal import buildable, remove_units_, resize_, resized_shapes
+from l0rnn.training.optimizer import WeightsAndGates, build_optimizer
+from l0rnn.training.resuming import check_same_network, random_state, set_random_state, widths_to_load
 from l0rnn.wiring import Wiring
 
 
@@ -80,6 +84,7 @@ class PrunableModule(LightningModule):
         self.carries_state = carries_state
         self.example_input_array = example_inputs
         self.method.attach(network, wiring)
+        self.remaining: dict[str, Tensor] = {}
         self._carried: Any = None
         self._random_state: dict[str, Any] | None = None
         self._evaluated: list[Tensor] = []
@@ -133,7 +138,7 @@ class PrunableModule(LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """After a resume, go on with the random numbers where they were."""
         if self._random_state is not None:
-            _set_random_state(self._random_state)
+            set_random_state(self._random_state)
             self._random_state = None
         if self.example_input_array is None:
             self.example_input_array = batch[0]
@@ -215,31 +220,63 @@ class PrunableModule(LightningModule):
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": self.make_scheduler(optimizer)}
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the carried state and the random numbers."""
-        checkpoint["l0rnn"] = {"carried": self._carried, "random": _random_state()}
+    def remove_units_(self, keep: Mapping[str, Tensor], optimizers: Iterable[Optimizer] = ()) -> None:
+        """Cut closed units out of the network between two steps of a training, which goes on with what is left.
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check that the checkpoint is of this network, and take over the carried state and the random numbers.
+        Weights, gates, what the optimisers remember and the carried state are cut along; `remaining` tells which of the
+        units there were are left, bool `(unit,)` per axis that has lost some. Densities stay fractions of the whole.
+
+        Args:
+            keep: axis → units to keep, bool `(unit,)`; closed ones may stay that torch's layers need to be rectangular.
+            optimizers: those of the Trainer.
 
         Raises:
-            ValueError: if parameters differ in name or shape.
+            ValueError: if the method does not close units, a unit to remove is open, or something cannot be cut along;
+                nothing has been changed then.
         """
-        own, theirs = self.state_dict(), checkpoint["state_dict"]
-        wrong = [f"{name} is missing" for name in own.keys() - theirs.keys()]
-        wrong += [f"{name} is unknown" for name in theirs.keys() - own.keys()]
-        wrong += [
-            f"{name} has shape {tuple(theirs[name].shape)} instead of {tuple(own[name].shape)}"
-            for name in own.keys() & theirs.keys()
-            if own[name].shape != theirs[name].shape
-        ]
-        if wrong:
-            raise ValueError(
-                f"the checkpoint is of another configuration: {'; '.join(sorted(wrong)[:5])}"
-                f"{f' and {len(wrong) - 5} more' if len(wrong) > 5 else ''}; build the model with the same arguments"
+        method, blueprint = unit_method(self.method), draw_blueprint(self.network, self.wiring)
+        keep = buildable(self.network, blueprint, keep)
+        each = [part for optimizer in optimizers for part in single_optimizers(optimizer)]
+        self._carried = remove_units_(self.network, blueprint, keep, optimizers=each, state=self._carried)
+        for axis, units in keep.items():
+            if not bool(units.all()):
+                before = self.remaining.get(axis, torch.ones_like(units))
+                self.remaining[axis] = before.masked_scatter(before, units)
+        method.redraw_(draw_blueprint(self.network, self.wiring))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the carried state, the random numbers, and which units are left."""
+        checkpoint["l0rnn"] = {"carried": self._carried, "random": random_state(), "remaining": dict(self.remaining)}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check that the checkpoint is of this network, give it the checkpoint's widths, and take over what it adds.
+
+        Raises:
+            ValueError: if parameters differ in name or shape, or units were removed that this network never had.
+        """
+        saved = checkpoint.get("l0rnn", {})
+        shapes = {name: tensor.shape for name, tensor in self.state_dict().items()}
+        remaining = saved.get("remaining", {})
+        if remaining or self.remaining:
+            method, blueprint = unit_method(self.method), draw_blueprint(self.network, self.wiring)
+            sizes = {name: len(gates) for name, gates in method.gates().items()}
+            widths = widths_to_load(remaining, self.remaining, sizes)
+            resized = resized_shapes(self.network, blueprint, widths)
+            check_same_network(
+                shapes | {f"network.{name}": shape for name, shape in resized.items()}, checkpoint["state_dict"]
             )
-        self._carried = checkpoint.get("l0rnn", {}).get("carried")
-        self._random_state = checkpoint.get("l0rnn", {}).get("random")
+            resize_(self.network, blueprint, widths)
+            method.redraw_(draw_blueprint(self.network, self.wiring))
+            self.remaining = dict(remaining)
+        else:
+            check_same_network(shapes, checkpoint["state_dict"])
+        self._carried = saved.get("carried")
+        self._random_state = saved.get("random")
+
+
+def single_optimizers(optimizer: Optimizer) -> tuple[Optimizer, ...]:
+    """The optimisers that hold the state: those of weights and gates where they are joined."""
+    return (optimizer.weights, optimizer.gates) if isinstance(optimizer, WeightsAndGates) else (optimizer,)
 
 
 def detached(state: Any) -> Any:
@@ -258,16 +295,3 @@ def _of_size(example: Any, batch: int, steps: int) -> Any:
         return example
     repeats = (-(-steps // example.size(0)), -(-batch // example.size(1)), *([1] * (example.dim() - 2)))
     return example.repeat(repeats)[:steps, :batch].contiguous()
-
-
-def _random_state() -> dict[str, Any]:
-    state: dict[str, Any] = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state_all()
-    return state
-
-
-def _set_random_state(state: dict[str, Any]) -> None:
-    torch.set_rng_state(state["cpu"].cpu())
-    if "cuda" in state and torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all([part.cpu() for part in state["cuda"]])

@@ -1,0 +1,182 @@
+"""Removes units that are closed for good while the training goes on, so that all the rest of a step shrinks too."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from l0rnn.axes import Blueprint
+from l0rnn.cost import cost
+from l0rnn.layers import Gates
+from l0rnn.layers.gating import network_gates
+from l0rnn.methods.units import unit_method
+from l0rnn.removal import buildable, check_optimizer_state
+from l0rnn.training.module import PrunableModule, single_optimizers
+
+log = logging.getLogger(__name__)
+
+
+class RemoveClosedUnits(Callback):
+    """Takes units that are closed for good out of the network during training.
+
+    Closed units are not computed in any case; their weights are still there to be gathered from, to be read by
+    embedding and decoder, and to be stepped by the optimiser. Every so many optimiser steps this callback looks for
+    units that are closed and will stay so: those of frozen gates at once, those of gates that learn when P(gate ≠ 0)
+    has been below ``threshold`` in ``patience`` looks in a row. When removing them is worth the while, they are cut
+    out of weights, gates, optimiser state and carried state, in place. In evaluation the network computes what it did
+    before; its densities stay fractions of the original network. A torch stack has one ``hidden_size``, so each of its
+    layers and directions keeps as many units as the one with most; `shrink` makes them unequal in the end.
+
+    A checkpoint knows which units are left, and a module built of the same arguments loads it.
+
+    Args:
+        threshold: largest P(gate ≠ 0) of a closed unit that will hardly open again, in (0, 1).
+        patience: looks in a row at which a unit must be below it, ≥ 1.
+        every: optimiser steps from one look to the next, ≥ 1. The first is before the first step.
+        least: smallest share of the current parameters or multiply-adds that a removal must save, in [0, 1).
+
+    Raises:
+        ValueError: if an argument is out of range. When the training starts, if the method does not close units, the
+            optimiser's state cannot be cut, or the training has several processes or averages its weights.
+
+    Example:
+        >>> callback = RemoveClosedUnits(patience=2)
+        >>> gates = {"encoder.l0": Gates(3, open_probability=0.9)}
+        >>> gates["encoder.l0"].log_alpha.data[1] = -9.0
+        >>> callback.look(gates), callback.look(gates)
+        ({'encoder.l0': tensor([True, True, True])}, {'encoder.l0': tensor([ True, False,  True])})
+
+    Reference:
+        Wen et al. 2019 (arXiv 1906.06847) for the gates, which there stay in the network until the end.
+    """
+
+    def __init__(self, threshold: float = 0.01, patience: int = 2, every: int = 200, least: float = 0.05) -> None:
+        if not 0 < threshold < 1:
+            raise ValueError(f"`threshold` must be in (0, 1), got {threshold}")
+        for name, value in {"patience": patience, "every": every}.items():
+            if value < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {value}")
+        if not 0 <= least < 1:
+            raise ValueError(f"`least` must be in [0, 1), got {least}")
+        self.threshold, self.patience, self.every, self.least = threshold, patience, every, least
+        self._looks: dict[str, Tensor] = {}  # axis → looks in a row at which each unit was closed for good
+        self._looked_at = -1  # with accumulated gradients, several batches end at one step
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse a training from which no unit can be removed, before anything is changed."""
+        if stage != "fit":
+            return
+        if not isinstance(pl_module, PrunableModule):
+            raise ValueError(f"RemoveClosedUnits needs a PrunableModule, got {type(pl_module).__name__}")
+        unit_method(pl_module.method)
+        if trainer.world_size > 1:
+            raise ValueError(
+                f"RemoveClosedUnits needs a training in one process, got {trainer.world_size}: each would remove others"
+            )
+        averaging = [c for c in trainer.callbacks if isinstance(c, (StochasticWeightAveraging, WeightAveraging))]  # type: ignore[attr-defined]
+        if averaging:
+            raise ValueError(
+                f"RemoveClosedUnits cannot be combined with {type(averaging[0]).__name__}, whose averages keep the "
+                "shapes of the whole network; leave one of the two out"
+            )
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse an optimiser whose state cannot be cut, as far as that shows before its first step."""
+        kinds = {type(part) for optimizer in trainer.optimizers for part in single_optimizers(optimizer)}
+        check_kind_of_optimizer(pl_module.make_optimizer, kinds)  # type: ignore[arg-type]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remove what a method has closed before the training."""
+        if trainer.global_step == 0:
+            self._looks = {}
+            self._remove(trainer, pl_module)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Look for closed units, if it is time."""
+        if trainer.global_step % self.every == 0 and trainer.global_step > max(0, self._looked_at):
+            self._remove(trainer, pl_module)
+
+    def _remove(self, trainer: Trainer, module: Any) -> None:
+        self._looked_at = trainer.global_step
+        blueprint = module.method.blueprint
+        keep = buildable(module.network, blueprint, self.look(network_gates(module.network, blueprint)))
+        saved = share_saved(blueprint, keep)
+        if saved == 0 or saved < self.least:
+            return
+        module.remove_units_(keep, trainer.optimizers)
+        self._looks = {axis: looks[keep[axis]] for axis, looks in self._looks.items()}
+        widths = [f"{axis} {len(keep[axis])} → {int(keep[axis].sum())}" for axis in self._looks]
+        log.info("step %d: removed closed units, %.0f %% saved: %s", self._looked_at, 100 * saved, ", ".join(widths))
+
+    @torch.no_grad()
+    def look(self, gates: Mapping[str, Gates]) -> dict[str, Tensor]:
+        """Count the looks at which each unit was closed for good, and say which units to keep, bool `(unit,)` per axis.
+
+        Of each axis at least one unit is kept, that with the largest gate or P(gate ≠ 0).
+        """
+        keep = {}
+        for axis, own in gates.items():
+            score = (own.deterministic() if own.is_frozen else own.open_probability()).cpu()
+            closed = ~own.keep().cpu() & (score < self.threshold)
+            before = self._looks.get(axis, torch.zeros(own.units, dtype=torch.int64))
+            self._looks[axis] = torch.where(closed, self.patience if own.is_frozen else before + 1, 0)
+            keep[axis] = self._looks[axis] < self.patience
+            if not bool(keep[axis].any()):
+                keep[axis][score.argmax()] = True
+        return keep
+
+    def state_dict(self) -> dict[str, Any]:
+        """The looks so far."""
+        return {"looks": dict(self._looks), "looked_at": self._looked_at}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting from there."""
+        self._looks, self._looked_at = dict(state_dict["looks"]), state_dict["looked_at"]
+
+
+def share_saved(blueprint: Blueprint, keep: Mapping[str, Tensor]) -> float:
+    """Share of the parameters or of the multiply-adds that go with the other units, whichever is larger.
+
+    Example:
+        >>> from l0rnn import Wiring
+        >>> from l0rnn.blueprint import draw_blueprint
+        >>> blueprint = draw_blueprint(nn.Sequential(nn.Embedding(10, 4), nn.Linear(4, 10)), Wiring({"1": ["0"]}))
+        >>> share_saved(blueprint, {"0": torch.tensor([True, True, False, False])})
+        0.5
+    """
+    whole, left = cost(blueprint), cost(blueprint, keep)
+    return max(1 - left[kind] / whole[kind] for kind in ("parameters", "multiply_adds"))
+
+
+def check_kind_of_optimizer(make: Callable[[list[nn.Parameter]], Optimizer], kinds: set[type[Optimizer]]) -> None:
+    """Take one step with a small parameter of its own, and refuse an optimiser whose state cannot be cut.
+
+    Args:
+        make: parameters → optimiser.
+        kinds: the optimisers in use; another one tells nothing about them.
+
+    Raises:
+        ValueError: if its state cannot be cut along with the parameter.
+
+    Example:
+        >>> check_kind_of_optimizer(lambda parameters: torch.optim.SGD(parameters, lr=1.0), {torch.optim.SGD})
+    """
+    parameter = nn.Parameter(torch.zeros(2, 3))
+    optimizer = make([parameter])
+    owned = {id(own) for group in optimizer.param_groups for own in group["params"]}
+    if type(optimizer) not in kinds or owned != {id(parameter)}:
+        return
+
+    def closure() -> float:
+        parameter.grad = torch.ones_like(parameter)
+        return 0.0
+
+    optimizer.step(closure)
+    check_optimizer_state(optimizer)

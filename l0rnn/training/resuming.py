@@ -1,0 +1,82 @@
+"""What a checkpoint holds beside weights and optimiser, so that a training goes on exactly where it was."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def random_state() -> dict[str, Any]:
+    """The state of all random number generators."""
+    state: dict[str, Any] = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """Go on with the random numbers of `random_state`; those of CUDA only with the same number of devices."""
+    torch.set_rng_state(state["cpu"].cpu())
+    if "cuda" in state and torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([part.cpu() for part in state["cuda"]])
+
+
+def check_same_network(own: Mapping[str, torch.Size], theirs: Mapping[str, Tensor]) -> None:
+    """Refuse the weights of another network.
+
+    Args:
+        own: parameter or buffer → its shape here.
+        theirs: the same, as the checkpoint has it.
+
+    Raises:
+        ValueError: if names or shapes differ.
+
+    Example:
+        >>> check_same_network({"weight": torch.Size([2])}, {"weight": torch.zeros(2)})
+    """
+    wrong = [f"{name} is missing" for name in own.keys() - theirs.keys()]
+    wrong += [f"{name} is unknown" for name in theirs.keys() - own.keys()]
+    wrong += [
+        f"{name} has shape {tuple(theirs[name].shape)} instead of {tuple(own[name])}"
+        for name in own.keys() & theirs.keys()
+        if own[name] != theirs[name].shape
+    ]
+    if wrong:
+        raise ValueError(
+            f"the checkpoint is of another configuration: {'; '.join(sorted(wrong)[:5])}"
+            f"{f' and {len(wrong) - 5} more' if len(wrong) > 5 else ''}; build the model with the same arguments"
+        )
+
+
+def widths_to_load(theirs: Mapping[str, Tensor], own: Mapping[str, Tensor], sizes: Mapping[str, int]) -> dict[str, int]:
+    """Widths that a network needs to load a checkpoint from which units had been removed, or which was whole again.
+
+    Args:
+        theirs: axis → which of the original units the checkpoint has, bool `(unit,)`; an absent axis is whole.
+        own: the same of the network as it is.
+        sizes: axis → units of the network as it is.
+
+    Raises:
+        ValueError: if the checkpoint is of a network with other axes or another number of original units.
+
+    Example:
+        >>> widths_to_load({"encoder.l0": torch.tensor([True, False, True])}, {}, {"encoder.l0": 3})
+        {'encoder.l0': 2}
+    """
+    original = {**sizes, **{axis: len(units) for axis, units in own.items()}}
+    for axis, units in theirs.items():
+        if axis not in original:
+            reason = "which this network does not have"
+        elif units.dtype != torch.bool or units.shape != (original[axis],) or not bool(units.any()):
+            reason = f"kept {int(units.sum())} of {units.numel()} units, where this network has {original[axis]}"
+        else:
+            continue
+        raise ValueError(
+            f"the checkpoint is of another configuration: units were removed from {axis!r}, {reason}; "
+            "build the model with the same arguments"
+        )
+    whole = {axis: original[axis] for axis in own}
+    return {**whole, **{axis: int(units.sum()) for axis, units in theirs.items()}}
