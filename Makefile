@@ -33,7 +33,7 @@ lint: venv  ## check style, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-bench: venv  ## measure the latency of dense and shrunken layers
+bench: venv  ## measure the latency of dense and shrunken layers, and hold it against its limits
 	$(BIN)/python -m l0rnn.bench
 
 clean:  ## remove caches and build outputs; keeps .venv

@@ -15,7 +15,16 @@ import torch
 
 from l0rnn.version import __version__
 
-RUNTIMES = {"onednn": "torch, oneDNN on", "native": "torch, oneDNN off", "cuda": "torch, CUDA (cuDNN)"}
+RUNTIMES = {  # ``automatic``: of networks whose layers, l0rnn's, choose between the two above it
+    "onednn": "torch, oneDNN on",
+    "native": "torch, oneDNN off",
+    "automatic": "torch, as the layers choose",
+    "cuda": "torch, CUDA (cuDNN)",
+    "onnxruntime": "ONNX Runtime",
+    "openvino": "OpenVINO",
+}
+# how torch runs a network when nobody touches a switch, the first that was timed
+AS_IT_COMES = ("automatic", "onednn", "native", "cuda")
 
 
 @dataclass(frozen=True)
@@ -27,12 +36,13 @@ class BenchRow:
         batch: sequences per call.
         steps: time steps per call.
         threads: CPU threads of torch.
-        runtime: ``"onednn"`` or ``"native"`` (torch on CPU with oneDNN on or off), or ``"cuda"``.
+        runtime: a key of `RUNTIMES`.
         milliseconds: median milliseconds per call.
         spread: interquartile range, in milliseconds per call.
         speedup: the baseline in its best runtime against this row: the median, over rounds, of the ratio in a round.
         is_best: whether this is the network's best runtime at this size and thread count.
         is_state_carried: whether the calls went on from an earlier call's state, as in streaming.
+        bound_milliseconds: the least that a call could take, by the measured roofline; None if not measured.
     """
 
     network: str
@@ -45,6 +55,12 @@ class BenchRow:
     speedup: float
     is_best: bool
     is_state_carried: bool = False
+    bound_milliseconds: float | None = None
+
+    @property
+    def share_of_limit(self) -> float | None:
+        """The least time over the time taken: 1 is a machine at its limit; None if the limit was not measured."""
+        return None if self.bound_milliseconds is None else self.bound_milliseconds / self.milliseconds
 
 
 @dataclass(frozen=True)
@@ -57,6 +73,8 @@ class BenchReport:
         parameter_bytes: network → bytes of its parameters and buffers.
         peak_cuda_bytes: network → most GPU memory taken by a call, in bytes beyond what was held before; empty on CPU.
         environment: versions and hardware.
+        refused: network → runtime → why the runtime cannot run it.
+        roofline: for each thread count what the machine can do at most, as `l0rnn.bench.Roofline` in plain data.
 
     Example:
         >>> row = BenchRow("dense", 1, 1, 1, "native", milliseconds=2.0, spread=0.1, speedup=1.0, is_best=True)
@@ -70,6 +88,8 @@ class BenchReport:
     parameter_bytes: dict[str, int]
     peak_cuda_bytes: dict[str, int] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
+    refused: dict[str, dict[str, str]] = field(default_factory=dict)
+    roofline: list[dict[str, Any]] = field(default_factory=list)
 
     def speedup(self, network: str, batch: int, steps: int, threads: int = 1) -> float:
         """How many times faster than the baseline, best runtime against best runtime.
@@ -86,14 +106,33 @@ class BenchReport:
             )
         return best[wanted]
 
+    def over_best(self, network: str, batch: int, steps: int, threads: int = 1) -> float:
+        """Time of a network in torch as it comes, without any switch, over that in its best runtime; 1 is the best.
+
+        Raises:
+            ValueError: if that was not measured.
+        """
+        wanted = (network, batch, steps, threads)
+        rows = {row.runtime: row for row in self.rows if (row.network, row.batch, row.steps, row.threads) == wanted}
+        if not rows:
+            raise ValueError(f"`network`, `batch`, `steps`, `threads` must be among those measured, got {wanted}")
+        own = next(rows[runtime] for runtime in AS_IT_COMES if runtime in rows)
+        best = next(row for row in rows.values() if row.is_best)
+        return best.speedup / own.speedup
+
     def to_json(self) -> str:
-        """Everything as JSON text, which `from_json` reads."""
-        return json.dumps(asdict(self), indent=2, ensure_ascii=False)
+        """Everything as JSON text, which `from_json` reads, and the share of the limit of each row."""
+        content = asdict(self)
+        for row, cells in zip(self.rows, content["rows"], strict=True):
+            cells["share_of_limit"] = row.share_of_limit
+        return json.dumps(content, indent=2, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> BenchReport:
         """The report that `to_json` wrote."""
         fields = json.loads(text)
+        for row in fields["rows"]:
+            row.pop("share_of_limit", None)  # follows from the others
         return cls(**{**fields, "rows": tuple(BenchRow(**row) for row in fields["rows"])})
 
     def save(self, path: str | Path) -> None:
@@ -101,35 +140,58 @@ class BenchReport:
         Path(path).write_text(self.to_json() + "\n", encoding="utf-8")
 
     def table(self) -> str:
-        """Markdown: what was measured and where, best against best, then every runtime, then memory."""
+        """Markdown: what was measured and where, best against best, every runtime, the machine's limits, and memory."""
         baseline = _escaped(self.baseline)
-        best = [_cells(row) for row in self.rows if row.is_best]
-        every = [_cells(row) for row in self.rows]
-        memory = [
-            [_escaped(name), _figures(size / 1e6), _figures(self.peak_cuda_bytes[name] / 1e6)]
-            if self.peak_cuda_bytes
-            else [_escaped(name), _figures(size / 1e6)]
-            for name, size in self.parameter_bytes.items()
+        limit = " Of the limit: the least time that the machine could take over the time it took." * bool(self.roofline)
+        parts = [
+            "Median milliseconds per call, and interquartile range. The speedup is that over the best runtime of "
+            f"`{baseline}` at the same batch, steps and threads: the median of the ratios within each of several "
+            f"interleaved rounds. †: the call goes on from an earlier call's state.{limit}",
+            _escaped(", ".join(f"{key}: {value}" for key, value in self.environment.items())),
+            "**Each network in its best runtime**\n\n" + self.rows_table(row for row in self.rows if row.is_best),
+            "**Every runtime**\n\n" + self.rows_table(self.rows),
         ]
-        header = ["batch", "steps", "threads", "network", "runtime", "ms per call", "interquartile range", "speedup"]
-        memory_header = ["network", "parameters and buffers, MB", *["peak of a call, MB"] * bool(self.peak_cuda_bytes)]
-        return "\n\n".join(
-            [
-                "Median milliseconds per call, and interquartile range. The speedup is that over the best runtime of "
-                f"`{baseline}` at the same batch, steps and threads: the median of the ratios within each of several "
-                "interleaved rounds. †: the call goes on from an earlier call's state.",
-                _escaped(", ".join(f"{key}: {value}" for key, value in self.environment.items())),
-                "**Each network in its best runtime**\n\n" + _markdown(header, best),
-                "**Every runtime**\n\n" + _markdown(header, every),
-                "**Memory**\n\n" + _markdown(memory_header, memory),
+        if self.refused:
+            refused = [
+                [_escaped(name), RUNTIMES.get(runtime, runtime), _escaped(reason)]
+                for name, reasons in self.refused.items()
+                for runtime, reason in reasons.items()
             ]
-        )
+            parts.append("**Not run**\n\n" + _markdown(["network", "runtime", "reason"], refused))
+        if self.roofline:
+            parts.append("**What the machine can do**\n\n" + self.limits_table())
+        return "\n\n".join([*parts, "**Memory**\n\n" + self.memory_table()])
 
-    def plot(self, path: str | Path) -> None:
+    def rows_table(self, rows: Iterable[BenchRow]) -> str:
+        """Markdown: some of the rows."""
+        header = ["batch", "steps", "threads", "network", "runtime", "ms per call", "interquartile range", "speedup"]
+        has_limit = bool(self.roofline)
+        return _markdown([*header, *["of the limit"] * has_limit], [_cells(row, has_limit) for row in rows])
+
+    def limits_table(self) -> str:
+        """Markdown: read bandwidth, by size of the array, and matrix throughput of each thread count."""
+        sizes = [size for size, _ in self.roofline[0]["read_bandwidth"]] if self.roofline else []
+        header = ["threads", *(f"GB/s, {_figures(size / 1e6)} MB" for size in sizes), "10⁹ multiply-adds/s"]
+        figures = [[*(read for _, read in limit["read_bandwidth"]), limit["multiply_adds"]] for limit in self.roofline]
+        rows = zip([str(limit["threads"]) for limit in self.roofline], figures, strict=True)
+        return _markdown(header, [[threads, *(_figures(figure / 1e9) for figure in found)] for threads, found in rows])
+
+    def memory_table(self) -> str:
+        """Markdown: bytes of each network, and on a GPU the most that a call takes."""
+        header = ["network", "parameters and buffers, MB", *["peak of a call, MB"] * bool(self.peak_cuda_bytes)]
+        sizes = [[name, self.parameter_bytes[name], self.peak_cuda_bytes.get(name)] for name in self.parameter_bytes]
+        rows = [[_escaped(name), *(_figures(size / 1e6) for size in both if size is not None)] for name, *both in sizes]
+        return _markdown(header, rows)
+
+    def plot(self, path: str | Path, *, best_only: bool = False) -> None:
         """Draw horizontal bars, one panel per input size and thread count; the file name's ending sets the format.
 
         The best runtime of each network is dark and says its speedup, the others are pale; thin lines are half the
-        interquartile range to both sides.
+        interquartile range to both sides. A red mark is the least time that the machine could take.
+
+        Args:
+            path: of the picture.
+            best_only: whether to leave out all but the best runtime of each network.
 
         Raises:
             ImportError: if matplotlib, which the extra ``plot`` brings, is missing.
@@ -138,8 +200,9 @@ class BenchReport:
             from matplotlib.figure import Figure
         except ImportError as error:
             raise ImportError("`plot` needs matplotlib; install it with: pip install 'l0rnn[plot]'") from error
-        places = list(dict.fromkeys((row.batch, row.steps, row.threads) for row in self.rows))
-        panels = [[row for row in self.rows if (row.batch, row.steps, row.threads) == place] for place in places]
+        rows = [row for row in self.rows if row.is_best or not best_only]
+        places = list(dict.fromkeys((row.batch, row.steps, row.threads) for row in rows))
+        panels = [[row for row in rows if (row.batch, row.steps, row.threads) == place] for place in places]
         heights = [len(panel) + 2 for panel in panels]  # bars, and as much again as two for title and axis
         figure = Figure(figsize=(9, 0.32 * sum(heights) + 0.6), layout="constrained")
         axes = figure.subplots(len(panels), squeeze=False, height_ratios=heights)[:, 0]
@@ -156,7 +219,7 @@ def environment(device: str | torch.device = "cpu") -> dict[str, Any]:
     """Versions and hardware that latency depends on; ``gpu`` is None when ``device`` is a CPU."""
     return {
         "l0rnn": __version__,
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "python": platform.python_version(),
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
@@ -173,6 +236,8 @@ def _draw_bars(axis: Any, rows: Sequence[BenchRow]) -> None:
     spreads = [row.spread / 2 for row in rows]
     axis.barh(positions, widths, xerr=spreads, color=colours, error_kw={"elinewidth": 0.8, "ecolor": "#444444"})
     for position, row in zip(positions, rows, strict=True):
+        if row.bound_milliseconds is not None:
+            axis.plot(2 * [row.bound_milliseconds], [position - 0.4, position + 0.4], color="#b3261e", linewidth=1.5)
         speedup = f"  ({row.speedup:.2f}×)" if row.is_best else ""
         end = row.milliseconds + row.spread / 2
         axis.annotate(
@@ -195,7 +260,8 @@ def _draw_bars(axis: Any, rows: Sequence[BenchRow]) -> None:
     axis.set_title(f"batch {first.batch}, steps {first.steps}{carried}, {threads}", loc="left", fontsize=9)
 
 
-def _cells(row: BenchRow) -> list[str]:
+def _cells(row: BenchRow, has_limit: bool) -> list[str]:
+    share = "" if row.share_of_limit is None else f"{row.share_of_limit:.0%}"
     return [
         str(row.batch),
         f"{row.steps}{' †' * row.is_state_carried}",
@@ -205,6 +271,7 @@ def _cells(row: BenchRow) -> list[str]:
         _figures(row.milliseconds),
         _figures(row.spread),
         f"{row.speedup:.2f}×",
+        *[share] * has_limit,
     ]
 
 

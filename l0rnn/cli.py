@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
-    except (ValueError, OSError, RuntimeError, ModuleNotFoundError) as error:
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
         print(f"l0rnn {options.command}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0
@@ -79,13 +79,19 @@ def _parser() -> argparse.ArgumentParser:
     _add_generate(commands)
     benches = commands.add_parser("bench", help="time dense and shrunken models side by side")
     benches.add_argument("models", type=Path, nargs="+", help="checkpoints or shrunken directories, the baseline first")
-    benches.add_argument(
-        "--grid", nargs="+", default=["1x1", "1x35", "10x30"], help="batch x steps (default: %(default)s)"
-    )
-    benches.add_argument("--threads", type=int, nargs="+", default=[1], help="CPU threads (default: 1)")
+    sizes = ["1x1", "1x35", "10x30", "20x35"]
+    benches.add_argument("--grid", nargs="+", default=sizes, help="batch x steps (default: %(default)s)")
+    benches.add_argument("--threads", nargs="+", default=["1"], help="CPU threads, numbers or `all` (default: 1)")
     benches.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     benches.add_argument("--seconds", type=float, default=1.0, help="measuring time per figure (default: 1.0)")
+    benches.add_argument(
+        "--runtimes", nargs="+", default=["torch"], help="torch, onnxruntime, openvino (default: torch)"
+    )
+    benches.add_argument(
+        "--density", type=float, help="time the first model at this share of its weights, CSR and BSR too"
+    )
     benches.add_argument("--out", type=Path, help="where to write the result as JSON")
+    benches.add_argument("--plot", type=Path, help="where to draw it, as .png or .svg")
     benches.set_defaults(run=_bench)
     _add_compare(commands)
     _add_tune(commands)
@@ -221,24 +227,9 @@ def _generate(options: argparse.Namespace) -> None:
 
 
 def _bench(options: argparse.Namespace) -> None:
-    import torch
+    from l0rnn.bench.command import run
 
-    from l0rnn.bench import benchmark
-
-    networks = {str(path): _network(path) for path in options.models}
-    grid = [_batch_and_steps(pair) for pair in options.grid]
-    words = min(network.embedding.num_embeddings for network in networks.values())
-    report = benchmark(
-        networks,
-        lambda batch, steps: (torch.randint(words, (steps, batch)),),
-        grid=grid,
-        threads=options.threads,
-        device=options.device,
-        seconds=options.seconds,
-    )
-    print(report.table())
-    if options.out is not None:
-        report.save(options.out)
+    run(options, _network)
 
 
 def _tune(options: argparse.Namespace) -> None:
@@ -284,13 +275,6 @@ def _network(path: Path) -> Any:
     widths = hyper["hidden_size"] if isinstance(hyper["hidden_size"], list) else [hyper["hidden_size"]]
     sizes = (hyper["vocabulary_size"], hyper["embedding_size"] or widths[0], hyper["hidden_size"])
     return LanguageModel(*sizes, num_layers=hyper["num_layers"], cell=model.cell, tied=hyper["tied"]).eval()
-
-
-def _batch_and_steps(pair: str) -> tuple[int, int]:
-    batch, _, steps = pair.partition("x")
-    if not (batch.isdigit() and steps.isdigit()):
-        raise ValueError(f"`--grid` must be like 1x35 (batch x steps), got {pair!r}")
-    return int(batch), int(steps)
 
 
 if __name__ == "__main__":

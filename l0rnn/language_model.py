@@ -8,11 +8,14 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from l0rnn.layers.ragged_rnn import RaggedRNN
+from l0rnn.onednn import run_recurrent
 from l0rnn.wiring import Wiring, reads
 
 
 class LanguageModel(nn.Module):
     """Embedding → recurrent stack → Linear over the vocabulary, with dropout before and after the stack.
+
+    In inference on a CPU, calls of one or two steps go round oneDNN, see `l0rnn.onednn.run_recurrent`.
 
     Args:
         vocabulary_size: number of words.
@@ -37,6 +40,8 @@ class LanguageModel(nn.Module):
     Reference:
         Zaremba, Sutskever, Vinyals: Recurrent Neural Network Regularization (2014), arXiv 1409.2329.
     """
+
+    chooses_path = True  # see `l0rnn.onednn.chooses_path`
 
     def __init__(
         self,
@@ -89,7 +94,7 @@ class LanguageModel(nn.Module):
         Returns:
             Logits `(time, batch, word)` and the state after the last step.
         """
-        output, state = self.encoder(self.dropout(self.embedding(tokens)), state)
+        output, state = run_recurrent(self.encoder, self.dropout(self.embedding(tokens)), state)
         return self.decoder(self.dropout(output)), state
 
     @property

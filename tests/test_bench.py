@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from l0rnn import bench
-from l0rnn.bench import benchmark, parameter_bytes
+from l0rnn.bench import benchmark, parameter_bytes, sample_seconds, timing
+from l0rnn.bench.arguments import moved as moved_to
 from l0rnn.bench_report import BenchReport, BenchRow
 from l0rnn.layers import RaggedRNN
 from l0rnn.onednn import onednn
@@ -60,7 +62,7 @@ def pair() -> dict[str, nn.Module]:
 def stub(pair: dict[str, nn.Module], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Stopwatch]:
     def install(milliseconds: Callable[[str, str, int], list[float]]) -> Stopwatch:
         stopwatch = Stopwatch(pair, milliseconds)
-        monkeypatch.setattr(bench, "sample_seconds", stopwatch)
+        monkeypatch.setattr(timing, "sample_seconds", stopwatch)
         return stopwatch
 
     return install
@@ -152,9 +154,21 @@ def test_a_much_larger_layer_is_slower() -> None:
 
 def test_seconds_per_call_are_those_of_the_call() -> None:
     calls = []
-    samples = bench.sample_seconds(lambda: calls.append(1), threads=1, seconds=0.001)
+    samples = sample_seconds(lambda: calls.append(1), threads=1, seconds=0.001)
     assert len(calls) > len(samples) >= 1
     assert all(0 < sample < 1e-3 for sample in samples)
+
+
+def test_a_long_call_is_warmed_up_once_and_timed_as_often_as_fits() -> None:
+    calls = []
+
+    def call() -> None:
+        calls.append(1)
+        time.sleep(0.02)
+
+    assert all(sample >= 0.02 for sample in sample_seconds(call, threads=1, seconds=0.001))
+    assert len(calls) == 2
+    assert len(sample_seconds(call, threads=1, seconds=0.05)) == 2
 
 
 # streaming: one step goes on from a state
@@ -334,6 +348,46 @@ def test_plot_without_matplotlib_names_the_extra(report: BenchReport, tmp_path: 
         report.plot(tmp_path / "latency.png")
 
 
+def test_the_time_as_it_comes_is_held_against_the_best() -> None:
+    times = {"onednn": 8.0, "native": 2.0, "automatic": 3.0, "onnxruntime": 1.0}
+    rows = [BenchRow("a", 1, 1, 1, name, ms, 0.0, 1 / ms, is_best=ms == 1) for name, ms in times.items()]
+    assert BenchReport(tuple(rows), "a", {}).over_best("a", 1, 1) == pytest.approx(3)
+    without = tuple(row for row in rows if row.runtime != "automatic")
+    assert BenchReport(without, "a", {}).over_best("a", 1, 1) == pytest.approx(8)
+    with pytest.raises(ValueError, match=r"`threads` must be among those measured, got \('a', 1, 1, 2\)"):
+        BenchReport(without, "a", {}).over_best("a", 1, 1, 2)
+
+
+def test_limits_are_in_the_table_and_the_picture(tmp_path: Path) -> None:
+    row = BenchRow("a", 1, 1, 1, "native", 4.0, 0.0, 1.0, is_best=True, bound_milliseconds=1.0)
+    gated = BenchRow("b", 1, 1, 1, "native", 4.0, 0.0, 1.0, is_best=True)
+    limit = {"threads": 1, "read_bandwidth": [[1_000_000, 30e9]], "multiply_adds": 40e9}
+    report = BenchReport((row, gated), "a", {"a": 8}, roofline=[limit])
+    assert "| 1 | 1 | 1 | a | torch, oneDNN off | 4 | 0 | 1.00× | 25% |" in report.table()
+    assert "| 1 | 1 | 1 | b | torch, oneDNN off | 4 | 0 | 1.00× |  |" in report.table()
+    assert "| threads | GB/s, 1 MB | 10⁹ multiply-adds/s |\n| --- | --- | --- |\n| 1 | 30 | 40 |" in report.table()
+    pytest.importorskip("matplotlib")
+    report.plot(tmp_path / "latency.svg")
+    assert (tmp_path / "latency.svg").read_text(encoding="utf-8").count("#b3261e") == 1
+
+
+def test_the_picture_of_the_best_alone(report: BenchReport, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    report.plot(tmp_path / "latency.svg", best_only=True)
+    picture = (tmp_path / "latency.svg").read_text(encoding="utf-8")
+    assert picture.count("<!-- 0.0123 ms") == len([row for row in report.rows if row.is_best]) / 2
+
+
+def test_reports_of_older_versions_are_read() -> None:
+    path = Path(__file__).parents[1] / "recipes" / "penn_treebank" / "results" / "demo_bench.json"
+    report = BenchReport.from_json(path.read_text(encoding="utf-8"))
+    assert all(row.milliseconds > 0 for row in report.rows)
+    assert report.speedup("shrunk", 1, 1) > 1
+    assert BenchReport.from_json(report.to_json()) == report
+    older = {"rows": [], "baseline": "a", "parameter_bytes": {}}
+    assert BenchReport.from_json(json.dumps(older)).refused == {}
+
+
 def test_speedup_of_what_was_not_measured(report: BenchReport) -> None:
     with pytest.raises(ValueError, match=r"`threads` must be among those measured, got \('small', 1, 1, 4\)"):
         report.speedup("small", 1, 1, 4)
@@ -403,7 +457,7 @@ def test_a_state_that_is_none_says_how_to_leave_it_out() -> None:
 def test_inputs_are_moved_with_their_structure() -> None:
     packed = nn.utils.rnn.pack_sequence([torch.zeros(2, 1)])
     inputs = (torch.zeros(1), [packed, {"a": torch.zeros(2), "b": "text"}], None)
-    moved = bench._moved(inputs, torch.device("meta"))
+    moved = moved_to(inputs, torch.device("meta"))
     assert moved[0].is_meta
     assert moved[1][0].data.is_meta
     assert moved[1][1]["a"].is_meta

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from l0rnn.onednn import is_for_cells, is_plain, run_cells
+
 CLASSES = {"LSTM": nn.LSTM, "GRU": nn.GRU, "RNN_TANH": nn.RNN, "RNN_RELU": nn.RNN}
 
 
@@ -17,6 +19,8 @@ class RaggedRNN(nn.Module):
     It is made of ordinary one-layer, one-direction torch layers, and is called as the torch layer is. The state differs
     in form, since tensors of unequal width do not stack: where torch has one tensor `(layer·direction, batch, unit)`,
     this has a tuple of `(batch, unit)` tensors in the same order, so ``h[-1]`` is the last layer's state as there.
+
+    In inference on a CPU, calls of one or two steps go round oneDNN, see `l0rnn.onednn.run_recurrent`.
 
     Args:
         mode: ``"LSTM"``, ``"GRU"``, ``"RNN_TANH"`` or ``"RNN_RELU"``.
@@ -38,6 +42,8 @@ class RaggedRNN(nn.Module):
         >>> output.shape, [tuple(state.shape) for state in h]
         (torch.Size([7, 2, 3]), [(2, 5), (2, 3)])
     """
+
+    chooses_path = True  # see `l0rnn.onednn.chooses_path`
 
     def __init__(
         self,
@@ -117,7 +123,13 @@ class RaggedRNN(nn.Module):
             elif self.batch_first:
                 input = input.transpose(0, 1)
         states = self._states_per_layer(hx)
-        output, finals = self._stack(input, states, is_batched)
+        if is_for_cells(input) and self._is_for_cells(input, states):
+            layers = [(directions[0], 0) for directions in self.layers]  # type: ignore[index]
+            output, finals = run_cells(layers, input, states)
+            if not is_batched:
+                finals = [(h[0], c[0]) for h, c in finals]
+        else:
+            output, finals = self._stack(input, states, is_batched)
         if not is_packed:
             if not is_batched:
                 output = output.squeeze(1)
@@ -141,6 +153,17 @@ class RaggedRNN(nn.Module):
                 finals.append(_without_layer_axis(final, is_batched))
             data = outputs[0] if len(outputs) == 1 else _concatenate(outputs)
         return data, finals
+
+    def _is_for_cells(self, data: Tensor, states: list[Any]) -> bool:
+        """Whether cells can stand for all layers, and the states are theirs; if not, torch's layers shall say so."""
+        if self.mode != "LSTM" or self.bidirectional or (self.dropout and self.training):
+            return False
+        batch = data.shape[1]
+        layers: list[Any] = [directions[0] for directions in self.layers]  # type: ignore[index]
+        return all(map(is_plain, layers)) and all(
+            state is None or all(part.shape == (batch, layer.hidden_size) for part in state)
+            for layer, state in zip(layers, states, strict=True)
+        )
 
     def _states_per_layer(self, hx: Any) -> list[Any]:
         """One torch-like state per layer and direction, or None each."""

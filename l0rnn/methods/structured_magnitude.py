@@ -19,9 +19,10 @@ class StructuredMagnitude(UnitMethod):
     Removes: whole units. Rule: a unit is worth the root mean square of all weights that write or read it
     (`unit_square_sums` divided by the size of the group), not counting those from and to units that are closed already,
     as a multiple of the mean of its axis. Without that division the axis whose weights happen to be small, such as the
-    units of an embedding, would lose all its units first. From ``start`` to ``end`` the multiply-adds kept fall from 1 to ``density`` along a cubic curve, fast at first and
-    slowly at the end; what is left after ``end`` is fine-tuning. Closed units stay closed, and every axis keeps its
-    best unit. The weights themselves are not changed. Cost at run time: that of a smaller dense network.
+    units of an embedding, would lose all its units first. From ``start`` to ``end`` the multiply-adds kept fall from 1
+    to ``density`` along a cubic curve, fast at first and slowly at the end; what is left after ``end`` is fine-tuning.
+    Closed units stay closed, and every axis keeps its best unit. The weights themselves are not changed. Cost at run
+    time: that of a smaller dense network.
 
     Args:
         density: multiply-adds to keep, as a fraction of the dense network's, in (0, 1].

@@ -1,0 +1,283 @@
+"""Time networks against each other fairly: the best runtime of each, in interleaved rounds of one run."""
+
+from __future__ import annotations
+
+import inspect
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from l0rnn.bench import timing
+from l0rnn.bench.arguments import check_networks, check_numbers, checked_device, moved
+from l0rnn.bench.roofline import Roofline, Work, measure_roofline, work_of
+from l0rnn.bench.timing import Call, CannotRunError, Others
+from l0rnn.bench_report import BenchReport, BenchRow, environment
+from l0rnn.layers import Gates
+from l0rnn.onednn import chooses_path, onednn
+
+SWITCHES = {"onednn": True, "native": False, "automatic": None}  # runtime of torch on a CPU → oneDNN
+
+
+def benchmark(
+    networks: Mapping[str, nn.Module],
+    make_inputs: Callable[[int, int], tuple[Any, ...]],
+    *,
+    grid: Sequence[tuple[int, int]] = ((1, 1), (1, 35), (10, 30)),
+    threads: Sequence[int] = (1,),
+    device: str | torch.device = "cpu",
+    seconds: float = 1.0,
+    rounds: int = 5,
+    baseline: str | None = None,
+    carry_state: bool = True,
+    automatic: bool = False,
+    others: Others | None = None,
+    roofline: bool = False,
+) -> BenchReport:
+    """Measure milliseconds per call of every network, input size, thread count and runtime.
+
+    torch is timed with oneDNN on and off on a CPU, and with cuDNN on a GPU. Which is fastest depends on the size, so
+    networks are compared best against best. The networks take turns in several rounds (A B A B …) and each ratio is
+    taken within a round, so that a machine that slows down for a while slows all of them. All run in evaluation mode
+    under `torch.inference_mode`; modes, thread count and oneDNN are as before afterwards.
+
+    A single step (``steps`` = 1) is timed as in streaming: a network that returns ``(output, state)`` and takes
+    ``(*inputs, state)`` goes on, in every call, from the state that its first call returned.
+
+    Args:
+        networks: name → network, all on ``device``.
+        make_inputs: ``(batch, steps)`` → tuple of positional arguments, the same for every network. Tensors, also in
+            tuples, lists and dicts, are moved to ``device``.
+        grid: pairs ``(batch, steps)``: sequences, and time steps, per call.
+        threads: CPU thread counts. More threads than idle cores measure the scheduler, not the networks.
+        device: ``"cpu"``, or a GPU such as ``"cuda"``.
+        seconds: time spent on each network × size × thread count × runtime, over all rounds; warm-up comes on top.
+        rounds: how often the networks take turns.
+        baseline: name of the network that speedups refer to; the first if None.
+        carry_state: whether single steps go on from a state.
+        automatic: whether to time a `LanguageModel` or `RaggedRNN` also as it chooses between the two by itself, at
+            sizes where it does choose.
+        others: runtimes beside torch; `l0rnn.bench.runtimes.benchmark_in` makes and passes them.
+        roofline: whether to measure, in the same run, what the machine can read and multiply at most, and to hold each
+            row against it; see `l0rnn.bench.roofline`. Takes a few seconds for each thread count.
+
+    Returns:
+        The rows, in milliseconds per call, the bytes of each network, and the environment.
+
+    Raises:
+        ValueError: if there are no networks, ``baseline`` is none of them, a number is ≤ 0 or missing, ``device`` is
+            not there, or a network is elsewhere, has no weights yet, or does not run on the inputs.
+
+    Example:
+        >>> networks = {"dense": nn.LSTM(8, 16), "small": nn.LSTM(8, 4)}
+        >>> report = benchmark(
+        ...     networks, lambda batch, steps: (torch.randn(steps, batch, 8),), grid=[(1, 1)], seconds=0.01
+        ... )
+        >>> [row.network for row in report.rows if row.is_best]
+        ['dense', 'small']
+        >>> report.parameter_bytes["small"]  # 4 gates of 4 units: 8 + 4 weights and 2 biases of 4 bytes each
+        896
+    """
+    device = checked_device(device)
+    check_networks(networks, device)
+    baseline = next(iter(networks)) if baseline is None else baseline
+    if baseline not in networks:
+        raise ValueError(f"`baseline` must be one of {', '.join(networks)}, got {baseline!r}")
+    check_numbers(grid, threads, seconds=seconds, rounds=rounds)
+    rows: list[BenchRow] = []
+    peaks: dict[str, int] = {}
+    refused: dict[str, dict[str, str]] = {}
+    limits: dict[int, Roofline] = {}
+    with torch.inference_mode(), _evaluating_then_restored(networks), _current(device):
+        for count in dict.fromkeys(threads):
+            if roofline:
+                limits[count] = measure_roofline(count, device=device)
+        for batch, steps in dict.fromkeys((batch, steps) for batch, steps in grid):
+            inputs = make_inputs(batch, steps)
+            if not isinstance(inputs, tuple):
+                raise ValueError(
+                    f"`make_inputs` must return a tuple of positional arguments, got {type(inputs).__name__}; "
+                    "return `(inputs,)` for a single one"
+                )
+            inputs = moved(inputs, device)
+            for count in dict.fromkeys(threads):
+                torch.set_num_threads(count)
+                place = _Place(batch, steps, count)
+                place.prepare_(networks, inputs, carry_state and steps == 1)
+                if device.type == "cuda":
+                    peaks = {
+                        name: max(peaks.get(name, 0), _cuda_peak(call, device)) for name, call in place.calls.items()
+                    }
+                timed = _in_torch(place, networks, device, automatic)
+                if others is not None:
+                    _add_others_(timed, refused, place, networks, others)
+                samples = _take_turns(timed, threads=count, seconds=seconds / rounds, rounds=rounds)
+                rows += _rows(samples, baseline, place, _work(networks, place) if roofline else {}, limits.get(count))
+    sizes = {name: timing.parameter_bytes(network) for name, network in networks.items()}
+    found = [limit.to_json() for limit in limits.values()]
+    return BenchReport(tuple(rows), baseline, sizes, peaks, environment(device), refused, found)
+
+
+@dataclass
+class _Place:
+    """An input size and a thread count, and what is called there."""
+
+    batch: int
+    steps: int
+    threads: int
+    arguments: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    calls: dict[str, Call] = field(default_factory=dict)
+    carried: dict[str, bool] = field(default_factory=dict)
+
+    def prepare_(self, networks: Mapping[str, nn.Module], inputs: tuple[Any, ...], carry: bool) -> None:
+        """Run each network once, and note whether it goes on from a state."""
+        for name, network in networks.items():
+            is_carried, arguments = False, inputs
+            try:
+                output = network(*inputs)
+                if carry and isinstance(output, tuple) and len(output) == 2 and output[1] is not None:
+                    is_carried = _takes(network, (*inputs, output[1]))
+                if is_carried:
+                    arguments = (*inputs, output[1])
+                    network(*arguments)
+            except (RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:
+                way_out = "; `carry_state=False` passes no state" if is_carried else ""
+                raise ValueError(
+                    f"`make_inputs` must give what every network runs on, but {name!r} fails at batch {self.batch}, "
+                    f"steps {self.steps}{' with its state passed back' if is_carried else ''}: {error}{way_out}"
+                ) from error
+            self.arguments[name], self.carried[name] = arguments, is_carried
+            self.calls[name] = partial(network, *arguments)
+
+
+# runtime → network → what is timed
+Timed = dict[str, dict[str, Call]]
+
+
+def _in_torch(place: _Place, networks: Mapping[str, nn.Module], device: torch.device, automatic: bool) -> Timed:
+    """The calls in torch's own runtimes."""
+    if device.type == "cuda":
+        return {"cuda": dict(place.calls)}
+    timed = {"native": dict(place.calls)}
+    if torch.backends.mkldnn.is_available():
+        choosing = {name: call for name, call in place.calls.items() if chooses_path(networks[name], place.steps)}
+        timed = {"onednn": dict(place.calls), **timed, **({"automatic": choosing} if choosing and automatic else {})}
+    return timed
+
+
+def _add_others_(
+    timed: Timed,
+    refused: dict[str, dict[str, str]],
+    place: _Place,
+    networks: Mapping[str, nn.Module],
+    others: Others,
+) -> None:
+    """Add the calls in other runtimes, and the reasons of those that cannot run a network."""
+    for runtime in others.names:
+        timed[runtime] = {}
+        for name, network in networks.items():
+            if runtime in refused.get(name, {}):
+                continue
+            try:
+                timed[runtime][name] = others.prepare(
+                    runtime, name, network, place.arguments[name], threads=place.threads
+                )
+            except CannotRunError as error:
+                refused.setdefault(name, {})[runtime] = str(error)
+
+
+def _take_turns(timed: Timed, *, threads: int, seconds: float, rounds: int) -> dict[tuple[str, str], list[list[float]]]:
+    """(network, runtime) → seconds per call, a list for each round."""
+    samples: dict[tuple[str, str], list[list[float]]] = {
+        (name, runtime): [] for runtime, calls in timed.items() for name in calls
+    }
+    for _ in range(rounds):
+        for runtime, calls in timed.items():
+            with onednn(SWITCHES[runtime]) if runtime in SWITCHES else nullcontext():
+                for name, call in calls.items():
+                    samples[name, runtime].append(timing.sample_seconds(call, threads=threads, seconds=seconds))
+    return samples
+
+
+def _work(networks: Mapping[str, nn.Module], place: _Place) -> dict[str, Work]:
+    """The work of each network; not of gated ones, which leave out what is closed."""
+    return {
+        name: work_of(network, place.arguments[name])
+        for name, network in networks.items()
+        if not any(isinstance(module, Gates) for module in network.modules())
+    }
+
+
+def _rows(
+    samples: Mapping[tuple[str, str], list[list[float]]],
+    baseline: str,
+    place: _Place,
+    work: Mapping[str, Work],
+    limit: Roofline | None,
+) -> list[BenchRow]:
+    pooled = {key: np.concatenate(taken) * 1e3 for key, taken in samples.items()}  # milliseconds
+    in_rounds = {key: [statistics.median(times) for times in taken] for key, taken in samples.items()}
+    best: dict[str, str] = {}
+    for name, runtime in samples:
+        if name not in best or np.median(pooled[name, runtime]) < np.median(pooled[name, best[name]]):
+            best[name] = runtime
+    bounds = {name: found.bound_seconds(limit) * 1e3 for name, found in work.items()} if limit else {}
+    reference = in_rounds[baseline, best[baseline]]
+    return [
+        BenchRow(
+            network=name,
+            batch=place.batch,
+            steps=place.steps,
+            threads=place.threads,
+            runtime=runtime,
+            milliseconds=float(np.median(times)),
+            spread=float(np.subtract(*np.percentile(times, [75, 25]))),
+            speedup=statistics.median(a / b for a, b in zip(reference, in_rounds[name, runtime], strict=True)),
+            is_best=best[name] == runtime,
+            is_state_carried=place.carried[name],
+            bound_milliseconds=bounds.get(name),
+        )
+        for (name, runtime), times in sorted(pooled.items(), key=lambda item: list(best).index(item[0][0]))
+    ]
+
+
+def _takes(network: nn.Module, arguments: tuple[Any, ...]) -> bool:
+    try:
+        inspect.signature(network.forward).bind(*arguments)
+    except (TypeError, ValueError):  # too many arguments, or a scripted module without a signature
+        return False
+    return True
+
+
+def _cuda_peak(call: Call, device: torch.device) -> int:
+    """Most bytes that a call takes beyond what is held already."""
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    call()
+    torch.cuda.synchronize(device)
+    return torch.cuda.max_memory_allocated(device) - before
+
+
+@contextmanager
+def _evaluating_then_restored(networks: Mapping[str, nn.Module]) -> Iterator[None]:
+    """Evaluation mode inside the block; afterwards every module's mode, and the thread count, are as they were."""
+    count = torch.get_num_threads()
+    modes = [(module, module.training) for network in networks.values() for module in network.modules()]
+    try:
+        for module, _ in modes:
+            module.training = False
+        yield
+    finally:
+        torch.set_num_threads(count)
+        for module, mode in modes:
+            module.training = mode
+
+
+def _current(device: torch.device) -> AbstractContextManager[Any]:
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

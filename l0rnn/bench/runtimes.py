@@ -1,0 +1,212 @@
+"""Runtimes other than torch, for the benchmark: each gets the network as ONNX, and is checked before it is timed.
+
+A runtime is asked for by name. What it cannot run is not left out silently: `CannotRunError` carries the reason into
+the report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from l0rnn.bench.measure import benchmark
+from l0rnn.bench.timing import Call, CannotRunError
+from l0rnn.bench_report import BenchReport
+from l0rnn.export import TorchStreamer
+from l0rnn.export.interface import flat
+from l0rnn.export.onnx_file import OPSET, check_versions, write_onnx
+from l0rnn.extras import require
+from l0rnn.sparse import SparseLinear, SparseRNN
+
+TORCH = "torch"
+TOLERANCE = 1e-4  # of outputs against torch, relative to the largest if that is above 1; as for exports
+
+# an opened file with a number of threads: (input name → array) → outputs in order
+Session = Callable[[Mapping[str, Any]], Sequence[Any]]
+
+
+def _open_onnxruntime(path: Path, threads: int) -> Session:
+    runtime = require("onnxruntime", "onnx")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3  # errors only
+    session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return lambda feed: session.run(None, feed)
+
+
+def _open_openvino(path: Path, threads: int) -> Session:
+    core = require("openvino", "openvino").Core()
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": threads,
+        "INFERENCE_PRECISION_HINT": "f32",  # some processors would compute in bfloat16
+    }
+    compiled = core.compile_model(str(path), "CPU", settings)
+    request = compiled.create_infer_request()
+
+    def run(feed: Mapping[str, Any]) -> Sequence[Any]:
+        found = request.infer(feed, share_inputs=True, share_outputs=True)
+        return [found[output] for output in compiled.outputs]
+
+    return run
+
+
+# runtime → how it opens an ONNX file
+_OPENERS: dict[str, Callable[[Path, int], Session]] = {
+    "onnxruntime": _open_onnxruntime,
+    "openvino": _open_openvino,
+}
+RUNTIMES = (TORCH, *_OPENERS)
+
+
+def benchmark_in(
+    runtimes: Sequence[str],
+    networks: Mapping[str, nn.Module],
+    make_inputs: Callable[[int, int], tuple[Any, ...]],
+    **options: Any,
+) -> BenchReport:
+    """`l0rnn.bench.benchmark` in torch and other runtimes.
+
+    Args:
+        runtimes: ``"torch"``, and on a CPU ``"onnxruntime"`` and ``"openvino"`` where they are installed. A network is
+            exported to ONNX for them, and their outputs are compared with torch's before they are timed. Why one
+            cannot run a network is in the report's ``refused``.
+        networks: as for `benchmark`.
+        make_inputs: as for `benchmark`; other runtimes take one tensor, and a state.
+        options: all else that `benchmark` takes.
+
+    Raises:
+        ValueError: as `benchmark`; or if ``runtimes`` lacks torch, against which the others are checked, or names an
+            unknown one, or one that is not for the device.
+        ModuleNotFoundError: if a runtime is not installed; it names the extra that brings it.
+
+    Example:
+        >>> report = benchmark_in(
+        ...     ["torch", "onnxruntime"],
+        ...     {"small": nn.GRU(8, 4)},
+        ...     lambda batch, steps: (torch.randn(steps, batch, 8),),
+        ...     grid=[(1, 1)],
+        ...     seconds=0.01,
+        ... )
+        >>> "onnxruntime" in {row.runtime for row in report.rows}
+        True
+    """
+    check_runtimes(runtimes, str(options.get("device", "cpu")))
+    with OtherRuntimes([name for name in runtimes if name != TORCH]) as others:
+        return benchmark(networks, make_inputs, others=others, **options)
+
+
+def check_runtimes(runtimes: Sequence[str], device: str) -> None:
+    """That each runtime is known, installed, and for the device; see `benchmark_in` for what is raised."""
+    others = [name for name in runtimes if name != TORCH]
+    unknown = [name for name in others if name not in _OPENERS]
+    if unknown or TORCH not in runtimes:
+        raise ValueError(
+            f"`runtimes` must be torch, against which the others are checked, and any of {', '.join(_OPENERS)}; "
+            f"got {', '.join(map(repr, runtimes)) or 'none'}"
+        )
+    if others and not device.startswith("cpu"):
+        raise ValueError(f"`runtimes` must be torch alone on {device}, got {', '.join(others)}; use device 'cpu'")
+    for name in others:
+        require(name, {"onnxruntime": "onnx"}.get(name, name))
+    if others:
+        check_versions(OPSET)
+
+
+class OtherRuntimes(AbstractContextManager["OtherRuntimes"]):
+    """Runs networks in other runtimes, each exported once; the files are gone when the context ends.
+
+    Args:
+        names: of runtimes, torch apart.
+
+    Example:
+        >>> network = nn.LSTM(3, 5).eval()
+        >>> with torch.inference_mode(), OtherRuntimes(["onnxruntime"]) as others:
+        ...     call = others.prepare("onnxruntime", "small", network, (torch.randn(7, 2, 3),), threads=1)
+        ...     [part.shape for part in call()]
+        [(7, 2, 5), (1, 2, 5), (1, 2, 5)]
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = tuple(dict.fromkeys(names))
+        self._folder = TemporaryDirectory()
+        self._exports: dict[str, tuple[TorchStreamer, Path] | CannotRunError] = {}
+
+    def __exit__(self, *_: object) -> None:
+        """Delete the files."""
+        self._folder.cleanup()
+
+    def prepare(self, runtime: str, name: str, network: nn.Module, arguments: tuple[Any, ...], *, threads: int) -> Call:
+        """What is timed: one run of the network in a runtime, on these arguments, checked against torch.
+
+        Args:
+            runtime: one of the names.
+            name: of the network; it is exported once per name.
+            network: in evaluation mode, on the CPU.
+            arguments: its input, or its input and state.
+            threads: of the runtime.
+
+        Raises:
+            CannotRunError: if the runtime cannot run the network, or gives other outputs.
+        """
+        if name not in self._exports:
+            try:
+                self._exports[name] = self._export(network, arguments)
+            except CannotRunError as error:
+                self._exports[name] = error
+        found = self._exports[name]
+        if isinstance(found, CannotRunError):
+            raise found
+        reference, path = found
+        interface = reference.interface
+        inputs, states = arguments[0], flat(arguments[1]) if len(arguments) == 2 else []
+        if not states:
+            states = list(interface.zero_state(inputs.shape[0 if interface.is_batch_first else 1]))
+        names = [interface.input, *(state.name for state in interface.states)]
+        # copied, since an array shares the memory of an inference tensor, and some runtimes ask for it aligned
+        feed = {key: part.numpy().copy() for key, part in zip(names, (inputs, *states), strict=True)}
+        expected = [part for part in flat(network(*arguments)) if isinstance(part, Tensor)][: 1 + len(states)]
+        try:
+            session = _OPENERS[runtime](path, threads)
+            got = session(feed)
+        except Exception as error:  # the runtimes' errors have no base class of their own
+            raise CannotRunError(_one_line(error)) from error
+        _check_outputs(expected, got)
+        return lambda: session(feed)
+
+    def _export(self, network: nn.Module, arguments: tuple[Any, ...]) -> tuple[TorchStreamer, Path]:
+        if any(isinstance(module, (SparseLinear, SparseRNN)) for module in network.modules()):
+            raise CannotRunError("ONNX has no operator for sparse layers")
+        if not 0 < len(arguments) <= 2 or not isinstance(arguments[0], Tensor):
+            raise CannotRunError("it takes more than one tensor and a state")
+        path = Path(self._folder.name) / f"{len(self._exports)}.onnx"
+        try:
+            with torch.inference_mode(False):  # tracing needs tensors that keep a version
+                reference = TorchStreamer(network, arguments[0].clone())
+                write_onnx(reference, path, opset=OPSET)
+        except (RuntimeError, ValueError, TypeError, AttributeError, NotImplementedError) as error:
+            raise CannotRunError(_one_line(error)) from error
+        return reference, path
+
+
+def _check_outputs(expected: Sequence[Tensor], got: Sequence[Any]) -> None:
+    arrays = [np.asarray(part) for part in got]
+    if [tuple(part.shape) for part in expected] != [part.shape for part in arrays]:
+        shapes = [tuple(part.shape) for part in expected], [part.shape for part in arrays]
+        raise CannotRunError(f"its outputs have the shapes {shapes[1]}, torch's {shapes[0]}")
+    for wanted, found in zip(expected, arrays, strict=True):
+        numbers = wanted.double().numpy()
+        difference = float(np.abs(numbers - found).max(initial=0.0))
+        if not difference <= TOLERANCE * max(1.0, float(np.abs(numbers).max(initial=0.0))):
+            raise CannotRunError(f"its outputs differ from torch's by {difference:.2g}")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

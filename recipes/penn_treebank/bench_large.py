@@ -1,0 +1,216 @@
+"""The large network of the recipes, dense, with zeros, shrunken and built by hand, in all runtimes and at all sizes.
+
+    python -m recipes.penn_treebank.bench_large --out recipes/penn_treebank/results/bench_large.json
+    python -m recipes.penn_treebank.bench_large --dense 256 256 --small 250,80 --block 8 \\
+        --out recipes/penn_treebank/results/bench_demo.json
+
+Widths only, no training: latency does not depend on the values of weights. Written are three benchmarks, each as
+`l0rnn.bench_report.BenchReport` reads it:
+
+    bench_large.json            dense, with zeros, CSR, BSR and shrunken; all sizes
+    bench_large_by_hand.json    shrunken against plain torch layers of the same widths, called by hand; all sizes
+    bench_large_steps.json      a single streaming step: as it comes, and stored column by column
+
+About six minutes on two cores; the machine should have nothing else to do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import importlib.util
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from l0rnn.bench import benchmark
+from l0rnn.bench.runtimes import RUNTIMES, benchmark_in
+from l0rnn.bench.zeros import forms_with_zeros
+from l0rnn.bench_report import BenchReport
+from l0rnn.language_model import LanguageModel
+from l0rnn.onednn import column_major_
+
+GRID = ((1, 1), (1, 35), (10, 30), (20, 35))
+DENSITY = 0.1
+BY_HAND, BY_COLUMNS = "by hand", "by columns"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured, and for how long.
+
+    Attributes:
+        vocabulary: words.
+        dense: units of the embedding and of each layer.
+        small: the same of each shrunken network.
+        block: rows and columns of a block of BSR.
+        grid: pairs (batch, steps).
+        threads: CPU thread counts.
+        runtimes: as `l0rnn.bench.benchmark` takes them.
+        seconds: on each figure of the large networks, over all rounds; the small ones get more rounds.
+    """
+
+    vocabulary: int = 10_000
+    dense: tuple[int, ...] = (1500, 1500, 1500)
+    small: tuple[tuple[int, ...], ...] = ((300, 296, 247), (1500, 373, 315))
+    block: int = 16
+    grid: tuple[tuple[int, int], ...] = GRID
+    threads: tuple[int, ...] = (1,)
+    runtimes: tuple[str, ...] = ("torch",)
+    seconds: float = 0.3
+
+
+class ByHand(nn.Module):
+    """The shrunken network as one would write it in torch alone."""
+
+    def __init__(self, vocabulary: int, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, widths[0])
+        self.layers = nn.ModuleList(nn.LSTM(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.decoder = nn.Linear(widths[-1], vocabulary)
+
+    def forward(self, tokens: Tensor, states: Any = None) -> tuple[Tensor, Any]:
+        data = self.embedding(tokens)
+        finals = []
+        for depth, layer in enumerate(self.layers):
+            data, final = layer(data, None if states is None else states[depth])
+            finals.append(final)
+        return self.decoder(data), finals
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--vocabulary", type=int, default=Settings.vocabulary)
+    parser.add_argument("--dense", type=int, nargs="+", default=list(Settings.dense), help="embedding, layer, layer, …")
+    parser.add_argument("--small", type=_widths, nargs="+", default=list(Settings.small), help="like 300,296,247")
+    parser.add_argument("--block", type=int, default=Settings.block)
+    parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, os.cpu_count() or 1}))
+    parser.add_argument("--runtimes", nargs="+", default=installed_runtimes(), help="default: all that are installed")
+    parser.add_argument("--seconds", type=float, default=Settings.seconds)
+    parser.add_argument("--out", type=Path, required=True, help="JSON file; the others lie beside it")
+    options = parser.parse_args()
+    settings = Settings(
+        options.vocabulary,
+        tuple(options.dense),
+        tuple(options.small),
+        options.block,
+        GRID,
+        tuple(options.threads),
+        tuple(options.runtimes),
+        options.seconds,
+    )
+    reports = measure(settings)
+    for kind, report in reports.items():
+        path = report_path(options.out, kind)
+        report.save(path)
+        print(f"{report.table()}\n\nwritten: {path}\n")
+    print(summary(reports, settings))
+
+
+def measure(settings: Settings) -> dict[str, BenchReport]:
+    """The three benchmarks: ``""``, ``"by_hand"`` and ``"steps"``."""
+    torch.manual_seed(0)
+    dense = _model(settings.vocabulary, settings.dense)
+    small = {name_of(widths): _model(settings.vocabulary, widths) for widths in settings.small}
+
+    def make_inputs(batch: int, steps: int) -> tuple[Tensor]:
+        return (torch.randint(settings.vocabulary, (steps, batch)),)
+
+    shared: dict[str, Any] = {"threads": settings.threads, "automatic": True, "roofline": True}
+    example = make_inputs(2, 3)
+    zeros = forms_with_zeros(dense, dense.wiring, DENSITY, block=settings.block, example_inputs=example)
+    forms = {f"{form}, {DENSITY:.0%} kept": network for form, network in zeros.items()}
+    large = benchmark_in(
+        settings.runtimes,
+        {name_of(settings.dense): dense, **forms, **small},
+        make_inputs,
+        grid=settings.grid,
+        seconds=settings.seconds,
+        rounds=3,
+        **shared,
+    )
+    pairs: dict[str, nn.Module] = {}
+    for widths in settings.small:
+        pairs[name_of(widths)] = small[name_of(widths)]
+        pairs[f"{name_of(widths)}, {BY_HAND}"] = ByHand(settings.vocabulary, widths)
+    by_hand = benchmark(
+        pairs,
+        make_inputs,
+        grid=settings.grid,
+        threads=settings.threads,
+        seconds=settings.seconds,
+        rounds=9,
+        automatic=True,
+    )
+    both = {name_of(settings.dense): dense, **small}
+    both |= {f"{name}, {BY_COLUMNS}": column_major_(copy.deepcopy(network)) for name, network in both.items()}
+    steps = benchmark_in(
+        settings.runtimes, both, make_inputs, grid=[(1, 1)], seconds=2 * settings.seconds, rounds=9, **shared
+    )
+    return {"": large, "by_hand": by_hand, "steps": steps}
+
+
+def summary(reports: dict[str, BenchReport], settings: Settings) -> str:
+    """The ratios that matter, in Markdown: as torch layers by hand, and a streaming step against the best runtime."""
+    lines = ["| network | threads | batch × steps | over layers by hand |", "|---|---|---|---|"]
+    by_hand, steps = reports["by_hand"], reports["steps"]
+    for widths in settings.small:
+        for count in settings.threads:
+            for batch, length in settings.grid:
+                ratio = over_by_hand(by_hand, name_of(widths), (batch, length), count)
+                lines.append(f"| {name_of(widths)} | {count} | {batch} × {length} | {ratio:.3f} |")
+    lines += [
+        "",
+        "| network, one step | threads | as it comes, over the best runtime | by columns |",
+        "|---|---|---|---|",
+    ]
+    for widths in (settings.dense, *settings.small):
+        for count in settings.threads:
+            plain, columns = (over_best_of_all(steps, name_of(widths), count, suffix) for suffix in ("", BY_COLUMNS))
+            lines.append(f"| {name_of(widths)} | {count} | {plain:.3f} | {columns:.3f} |")
+    return "\n".join(lines)
+
+
+def over_by_hand(report: BenchReport, name: str, size: tuple[int, int], threads: int) -> float:
+    """Time of the shrunken network over that of torch layers called by hand, each in its best runtime."""
+    return report.speedup(f"{name}, {BY_HAND}", *size, threads) / report.speedup(name, *size, threads)
+
+
+def over_best_of_all(report: BenchReport, name: str, threads: int, suffix: str = "") -> float:
+    """Time of a streaming step in torch as it comes, over the best runtime with either order of the weights."""
+    own = f"{name}, {suffix}" if suffix else name
+    best = max(report.speedup(other, 1, 1, threads) for other in (name, f"{name}, {BY_COLUMNS}"))
+    return report.over_best(own, 1, 1, threads) * best / report.speedup(own, 1, 1, threads)
+
+
+def name_of(widths: Sequence[int]) -> str:
+    """Name of a network by its widths, such as ``300-296-247``."""
+    return "-".join(map(str, widths))
+
+
+def report_path(out: Path, kind: str) -> Path:
+    """Where one of the benchmarks is written."""
+    return out.with_name(f"{out.stem}_{kind}{out.suffix}") if kind else out
+
+
+def installed_runtimes() -> list[str]:
+    """torch, and those of the others that are there."""
+    return [name for name in RUNTIMES if importlib.util.find_spec(name) is not None]
+
+
+def _model(vocabulary: int, widths: Sequence[int]) -> LanguageModel:
+    embedding, *layers = widths
+    return LanguageModel(vocabulary, embedding, layers, num_layers=len(layers)).eval()
+
+
+def _widths(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
+
+
+if __name__ == "__main__":
+    main()

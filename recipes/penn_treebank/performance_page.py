@@ -1,0 +1,114 @@
+"""Write the tables of docs/performance.md, and its picture, from the committed results.
+
+python -m recipes.penn_treebank.performance_page
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from l0rnn.bench_report import RUNTIMES, BenchReport
+from recipes.penn_treebank.bench_large import BY_COLUMNS, BY_HAND, over_best_of_all, over_by_hand, report_path
+
+RESULTS = Path(__file__).parent / "results"
+PAGE = Path(__file__).parents[2] / "docs" / "performance.md"
+BENCHES = ("bench_large", "bench_demo")
+PICTURE = "bench.png"  # of the first
+
+
+def main() -> None:
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), RESULTS), encoding="utf-8")
+    print(f"written: {PAGE}")
+    drawn = RESULTS / f"{BENCHES[0]}.json"
+    if drawn.exists():
+        BenchReport.from_json(drawn.read_text(encoding="utf-8")).plot(PAGE.with_name(PICTURE), best_only=True)
+
+
+def filled(page: str, results: Path) -> str:
+    """The page with the tables of all results that are there."""
+    for name in BENCHES:
+        paths = {kind: report_path(results / f"{name}.json", kind) for kind in ("", "by_hand", "steps")}
+        if all(path.exists() for path in paths.values()):
+            reports = {kind: BenchReport.from_json(path.read_text(encoding="utf-8")) for kind, path in paths.items()}
+            picture = f"\n\n![latency of each network, and the limit of the machine]({PICTURE})" * (name == BENCHES[0])
+            page = _between(page, name, bench_text(reports) + picture)
+    steps = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("step_time*.json"))]
+    return _between(page, "step_time", step_table(steps)) if steps else page
+
+
+def bench_text(reports: dict[str, BenchReport]) -> str:
+    """The tables of one shape."""
+    large, by_hand, steps = reports[""], reports["by_hand"], reports["steps"]
+    environment = ", ".join(f"{key}: {value}" for key, value in large.environment.items())
+    parts = [
+        environment,
+        "Each network in its best runtime:\n\n" + large.rows_table(row for row in large.rows if row.is_best),
+        "One streaming step in every runtime:\n\n" + steps.rows_table(steps.rows),
+        "Over the best of all runtimes, one streaming step in torch as it comes:\n\n" + _streaming_table(steps),
+        "Over plain torch layers of the same widths, called by hand:\n\n" + _by_hand_table(by_hand),
+    ]
+    if large.refused:
+        reasons = {
+            f"{name} in {RUNTIMES.get(runtime, runtime)}: {reason}"
+            for name, found in large.refused.items()
+            for runtime, reason in found.items()
+        }
+        parts.append("Not run: " + "; ".join(sorted(reasons)) + ".")
+    parts += ["What the machine can do:\n\n" + large.limits_table(), "Memory:\n\n" + large.memory_table()]
+    return "\n\n".join(parts)
+
+
+def _streaming_table(steps: BenchReport) -> str:
+    names = [name for name in steps.parameter_bytes if not name.endswith(BY_COLUMNS)]
+    lines = ["| network | threads | as it comes | by columns |", "|---|---|---|---|"]
+    for name in names:
+        for threads in dict.fromkeys(row.threads for row in steps.rows):
+            plain, columns = (over_best_of_all(steps, name, threads, suffix) for suffix in ("", BY_COLUMNS))
+            lines.append(f"| {name} | {threads} | {plain:.2f} | {columns:.2f} |")
+    return "\n".join(lines)
+
+
+def _by_hand_table(by_hand: BenchReport) -> str:
+    names = [name for name in by_hand.parameter_bytes if not name.endswith(BY_HAND)]
+    sizes = list(dict.fromkeys((row.batch, row.steps) for row in by_hand.rows))
+    lines = [
+        f"| network | threads | {' | '.join(f'{batch} × {steps}' for batch, steps in sizes)} |",
+        f"|---|---|{'---|' * len(sizes)}",
+    ]
+    for name in names:
+        for threads in dict.fromkeys(row.threads for row in by_hand.rows):
+            ratios = [f"{over_by_hand(by_hand, name, size, threads):.3f}" for size in sizes]
+            lines.append(f"| {name} | {threads} | {' | '.join(ratios)} |")
+    return "\n".join(lines)
+
+
+def step_table(results: list[dict[str, Any]]) -> str:
+    """Training steps: gated over plain, by share of open units."""
+    lines = [
+        "| device | hidden | batch × steps | threads | open | nn.LSTM, ms | gated, ms | gated / nn.LSTM |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for result in results:
+        size, environment = result["size"], result["environment"]
+        device = environment["gpu"] or environment["cpu"]
+        for row in result["rows"]:
+            lines.append(
+                f"| {device} | {row['hidden']} | {size['batch']} × {size['steps']} | {size['threads']} | "
+                f"{row['open']:.0%} | {row['dense_ms']:.1f} | {row['gated_ms']:.1f} | {row['ratio']:.3f} |"
+            )
+    return "\n".join(lines)
+
+
+def _between(page: str, mark: str, text: str) -> str:
+    pattern = re.compile(rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)", re.DOTALL)
+    found, count = pattern.subn(lambda marks: f"{marks[1]}{text}\n{marks[2]}", page)
+    if count != 1:
+        raise ValueError(f"`page` must have <!-- {mark} --> and <!-- /{mark} --> once, found {count} times")
+    return found
+
+
+if __name__ == "__main__":
+    main()
