@@ -26,6 +26,7 @@ from l0rnn.methods.magnitude import GradualMagnitude
 from l0rnn.methods.masks import MaskMethod
 from l0rnn.methods.thresholds import cubic_density
 from l0rnn.settings import from_settings, settings_of
+from l0rnn.sparse.matrix import beta_warnings_ignored
 from tests.networks import CELLS, TiedLanguageModel, WordTagger
 
 METHODS: dict[str, type] = {"BlockPruning": BlockPruning, "BlockGroupLasso": BlockGroupLasso}
@@ -75,7 +76,7 @@ def test_blocks_are_those_of_bsr() -> None:
     weight = torch.zeros(8, 12)
     mask = torch.tensor([[True, False, True], [False, True, False]])
     weight[expand_blocks(mask, (8, 12), (4, 4))] = 1.0
-    with pytest.warns(UserWarning, match="Sparse"):  # torch says that its sparse layouts are in beta
+    with beta_warnings_ignored():  # torch says once per process that its sparse layouts are in beta
         sparse = weight.to_sparse_bsr((4, 4))
     assert sparse.values().shape == (3, 4, 4)
     assert sparse.col_indices().tolist() == [0, 2, 1]

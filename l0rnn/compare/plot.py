@@ -8,7 +8,7 @@ from l0rnn.compare.report import Comparison, Row
 
 
 def plot_comparison(comparison: Comparison, path: Path) -> None:
-    """Two panels, one point per run, and the line of those that no other run beats in both.
+    """Two panels, one point per run, and the line, with names, of those that no other run beats in both.
 
     Raises:
         ModuleNotFoundError: if matplotlib is not installed; it says which extra brings it.
@@ -21,6 +21,7 @@ def plot_comparison(comparison: Comparison, path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
     from matplotlib.lines import Line2D
+    from matplotlib.ticker import ScalarFormatter
 
     rows = [row for row in comparison.rows if row.error is None]
     methods = list(dict.fromkeys(row.method for row in rows))
@@ -35,10 +36,14 @@ def plot_comparison(comparison: Comparison, path: Path) -> None:
     for axis, (title, of) in zip(axes[0], panels, strict=True):
         for row in rows:
             axis.scatter(of(row), row.quality, color=colours[row.method], marker=markers[row.method], s=46, zorder=3)
-            axis.annotate(row.name, (of(row), row.quality), xytext=(4, 3), textcoords="offset points", fontsize=6)
         best = pareto([(of(row), row.quality) for row in rows])
+        for row in rows:
+            if (of(row), row.quality) in best:
+                axis.annotate(row.name, (of(row), row.quality), xytext=(5, 4), textcoords="offset points", fontsize=7)
         axis.step(*zip(*best, strict=True), where="post", color="#bbbbbb", linewidth=1, zorder=1)
-        axis.set(xscale="log", xlabel=title)
+        axis.set(xscale="log", yscale="log", xlabel=title)
+        axis.yaxis.set_major_formatter(ScalarFormatter())
+        axis.yaxis.set_minor_formatter(ScalarFormatter())
         axis.grid(alpha=0.25, which="both")
         axis.spines[["top", "right"]].set_visible(False)
     axes[0][0].set_ylabel(f"{comparison.quality}, lower is better")

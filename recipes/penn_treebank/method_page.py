@@ -37,7 +37,7 @@ def conditions(comparison: Comparison) -> str:
     threads = told["versions"]["threads"]
     return (
         f"{told['epochs']} epochs, {told['steps']:,} steps, {threads} thread for each training; latency in "
-        f"milliseconds per call, batch x steps, 1 thread, torch {latency['torch']}, {latency['processor']}."
+        f"milliseconds per call, batch x steps, 1 thread, torch {latency['torch']}, {latency['cpu']}."
     )
 
 
