@@ -360,6 +360,12 @@ def test_structure_run(cell: str, strings: Any):
     assert run == again
     assert len(run["properties"]) == 23
     assert run["history"] == [run["accuracy"]]
+    longer = {**STRUCTURES, "epochs": 3}
+    once = train_structure(*strings, cell=cell, kind="watts_strogatz", seed=4, config=longer)
+    watched = {**longer, "stop_after_perfect": 9}
+    every = train_structure(*strings, cell=cell, kind="watts_strogatz", seed=4, config=watched)
+    assert len(every["history"]) == 3
+    assert once["history"] == every["history"][-1:]
 
 
 def made_up_rows(count: int) -> list[dict[str, Any]]:
