@@ -21,7 +21,7 @@ from l0rnn.layers.gating import network_gates
 from l0rnn.onednn import onednn
 from l0rnn.surgery import operate
 from l0rnn.wiring import Wiring, reads
-from tests.networks import CELLS, STACKS, set_gates_at_random
+from tests.networks import CELLS, STACKS, set_gates_at_random, skip_without_bfloat16
 
 INPUT, HIDDEN, TIME, BATCH = 4, 6, 5, 3
 GATED = {"LSTM": GatedLSTM, "LSTM_projected": GatedLSTM, "GRU": GatedGRU, "RNN_TANH": GatedRNN, "RNN_RELU": GatedRNN}
@@ -149,6 +149,7 @@ def test_with_open_gates_every_dtype_is_as_in_torch(
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("device", DEVICES)
 def test_autocast_gives_what_it_gives_torch(cell: str, device: str) -> None:
+    skip_without_bfloat16(cell, device)
     torch.manual_seed(0)
     dense = dense_layer(cell, num_layers=2, bidirectional=True).to(device)
     gated = open_copy(dense)
@@ -344,6 +345,8 @@ def test_leaving_out_closed_units_changes_nothing_that_is_read(cell: str, stack:
 def test_leaving_out_closed_units_works_under_autocast_and_in_half_precision(
     cell: str, dtype: torch.dtype, device: str
 ) -> None:
+    if dtype == torch.float32:
+        skip_without_bfloat16(cell, device)
     torch.manual_seed(0)
     layer = gated_layer(cell, num_layers=2, bidirectional=True).to(device=device, dtype=dtype)
     for gates in layer.gates.values():

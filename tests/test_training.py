@@ -19,7 +19,7 @@ from l0rnn.training import ScaleDropout
 from l0rnn.training.module import detached
 from l0rnn.training.optimizer import WeightsAndGates
 from recipes.penn_treebank.data import SegmentLoader, batchify
-from tests.networks import StateClassifier
+from tests.networks import StateClassifier, skip_without_bfloat16
 
 # Lightning's advice on what a run lacks (validation data, workers) is not about these tests
 pytestmark = pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning")
@@ -248,6 +248,7 @@ class TestTrainerOptions:
         assert int(module.method.steps) == int(module.method.total_steps) == 8
 
     def test_bf16_autocast_trains_and_shrinks(self, tmp_path: Path) -> None:
+        skip_without_bfloat16()
         module = model()
         trainer(tmp_path, precision="bf16-mixed").fit(module, segments())
         assert all(torch.isfinite(value).all() for value in module.state_dict().values() if value.is_floating_point())
