@@ -20,6 +20,7 @@ RUNTIMES = {  # ``automatic``: of networks whose layers, l0rnn's, choose between
     "native": "torch, oneDNN off",
     "automatic": "torch, as the layers choose",
     "cuda": "torch, CUDA (cuDNN)",
+    "streamer": "torch, TorchStreamer",
     "onnxruntime": "ONNX Runtime",
     "openvino": "OpenVINO",
 }
@@ -106,17 +107,18 @@ class BenchReport:
             )
         return best[wanted]
 
-    def over_best(self, network: str, batch: int, steps: int, threads: int = 1) -> float:
-        """Time of a network in torch as it comes, without any switch, over that in its best runtime; 1 is the best.
+    def over_best(self, network: str, batch: int, steps: int, threads: int = 1, runtime: str | None = None) -> float:
+        """Time of a network in a runtime over that in its best one; torch without any switch if ``runtime`` is None.
 
         Raises:
             ValueError: if that was not measured.
         """
         wanted = (network, batch, steps, threads)
         rows = {row.runtime: row for row in self.rows if (row.network, row.batch, row.steps, row.threads) == wanted}
-        if not rows:
-            raise ValueError(f"`network`, `batch`, `steps`, `threads` must be among those measured, got {wanted}")
-        own = next(rows[runtime] for runtime in AS_IT_COMES if runtime in rows)
+        if not rows or runtime not in (None, *rows):
+            asked = wanted if runtime is None else (*wanted, runtime)
+            raise ValueError(f"`network`, `batch`, `steps`, `threads` must be among those measured, got {asked}")
+        own = next(rows[name] for name in (AS_IT_COMES if runtime is None else (runtime,)) if name in rows)
         best = next(row for row in rows.values() if row.is_best)
         return best.speedup / own.speedup
 

@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     benches.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     benches.add_argument("--seconds", type=float, default=1.0, help="measuring time per figure (default: 1.0)")
     benches.add_argument(
-        "--runtimes", nargs="+", default=["torch"], help="torch, onnxruntime, openvino (default: torch)"
+        "--runtimes", nargs="+", default=["torch"], help="torch, streamer, onnxruntime, openvino (default: torch)"
     )
     benches.add_argument(
         "--density", type=float, help="time the first model at this share of its weights, CSR and BSR too"

@@ -194,3 +194,23 @@ def column_major_(network: nn.Module) -> nn.Module:
                 if parameter.dim() == 2:
                     parameter.data = parameter.t().contiguous().t()
     return network
+
+
+@torch.no_grad()
+def row_major_(network: nn.Module) -> nn.Module:
+    """Store all matrices row by row, as torch makes them; takes `column_major_` back.
+
+    Args:
+        network: changed in place.
+
+    Returns:
+        The same network.
+
+    Example:
+        >>> layer = row_major_(column_major_(nn.Linear(3, 5)))
+        >>> layer.weight.stride()
+        (3, 1)
+    """
+    for parameter in network.parameters():
+        parameter.data = parameter.data.contiguous()
+    return network

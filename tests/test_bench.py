@@ -352,6 +352,11 @@ def test_the_time_as_it_comes_is_held_against_the_best() -> None:
     times = {"onednn": 8.0, "native": 2.0, "automatic": 3.0, "onnxruntime": 1.0}
     rows = [BenchRow("a", 1, 1, 1, name, ms, 0.0, 1 / ms, is_best=ms == 1) for name, ms in times.items()]
     assert BenchReport(tuple(rows), "a", {}).over_best("a", 1, 1) == pytest.approx(3)
+    for row in rows:
+        found = BenchReport(tuple(rows), "a", {}).over_best("a", 1, 1, runtime=row.runtime)
+        assert found == pytest.approx(row.milliseconds / min(other.milliseconds for other in rows))
+    with pytest.raises(ValueError, match="must be among those measured, got .*openvino"):
+        BenchReport(tuple(rows), "a", {}).over_best("a", 1, 1, runtime="openvino")
     without = tuple(row for row in rows if row.runtime != "automatic")
     assert BenchReport(without, "a", {}).over_best("a", 1, 1) == pytest.approx(8)
     with pytest.raises(ValueError, match=r"`threads` must be among those measured, got \('a', 1, 1, 2\)"):

@@ -93,6 +93,22 @@ def test_another_runtime_has_rows_of_its_own_or_says_why_not(monkeypatch) -> Non
     assert BenchReport.from_json(report.to_json()) == report
 
 
+def test_a_streamer_is_timed_as_another_runtime_and_gives_the_outputs_of_torch() -> None:
+    networks = {"small": LanguageModel(11, 4, [5, 3]), "stack": nn.GRU(4, 3, 2)}
+    words = {"small": torch.randint(11, (1, 2)), "stack": torch.randn(1, 2, 4)}
+    for name, network in networks.items():
+        report = benchmark_in(
+            ["torch", "streamer"], {name: network}, lambda *_, n=name: (words[n],), grid=[(2, 1)], seconds=0.002
+        )
+        assert report.refused == {}
+        assert rows_of(report, "streamer") == [(name, 1)]
+        network.eval()
+        with torch.inference_mode(), OtherRuntimes(["streamer"]) as others:
+            _, state = network(words[name])
+            call = others.prepare("streamer", name, network, (words[name], state), threads=1)
+            torch.testing.assert_close(call()[0], network(words[name], state)[0])
+
+
 class TestOnnxRuntime:
     @pytest.fixture(autouse=True)
     def installed(self) -> None:
@@ -178,7 +194,7 @@ class TestOnnxRuntime:
 
 @pytest.mark.parametrize("chosen", [["onnxruntime"], [], ["torch", "abacus"]])
 def test_unknown_runtimes_are_refused(chosen: list[str]) -> None:
-    with pytest.raises(ValueError, match="`runtimes` must be torch, .*, and any of onnxruntime, openvino; got"):
+    with pytest.raises(ValueError, match="`runtimes` must be torch, .* any of streamer, onnxruntime, openvino; got"):
         benchmark_in(chosen, {"a": nn.LSTM(4, 3)}, features)
 
 

@@ -11,7 +11,9 @@ import pytest
 import torch
 from torch import nn
 
+from l0rnn import Budget, L0GatedLSTM, shrink
 from l0rnn import onednn as module
+from l0rnn.blueprint import draw_blueprint
 from l0rnn.extras import quiet_exporters
 from l0rnn.language_model import LanguageModel
 from l0rnn.layers import RaggedRNN, ragged_rnn
@@ -23,8 +25,10 @@ from l0rnn.onednn import (
     is_for_cells,
     is_plain,
     onednn,
+    row_major_,
     run_recurrent,
 )
+from l0rnn.removal.network import resize_
 from tests.networks import CELLS, TwoReaders, WordTagger
 
 SIZES = [(1, 1), (3, 1), (MOST_SEQUENCES, 1), (1, MOST_STEPS), (5, MOST_STEPS)]
@@ -152,7 +156,7 @@ def test_with_gradients_autocast_and_tracing_too(cells: list[Any]) -> None:
     run_recurrent(layer, data)[0].sum().backward()
     assert layer.weight_hh_l0.grad is not None
     with torch.no_grad(), torch.autocast("cpu"):
-        run_recurrent(layer, data)
+        assert not is_for_cells(data)
     ragged = RaggedRNN("LSTM", 4, [[5], [3]]).eval()
     with torch.no_grad(), quiet_exporters():
         program = torch.export.export(ragged, (data,), strict=False)
@@ -325,3 +329,44 @@ def test_every_kind_of_reader_is_stored_so() -> None:
     matrices = {name: weight for name, weight in network.named_parameters() if weight.dim() == 2}
     turned = {name for name, weight in matrices.items() if weight.stride(0) == 1}
     assert turned == {name for name in matrices if not name.startswith("embedding")}
+
+
+def test_row_major_takes_it_back_and_keeps_ties() -> None:
+    network = row_major_(column_major_(LanguageModel(11, 4, 4, tied=True)))
+    assert all(parameter.is_contiguous() for parameter in network.parameters())
+    assert network.decoder.weight is network.embedding.weight
+
+
+class TestTheDecoderOfALanguageModel:
+    def test_lies_column_by_column_and_is_handed_out_row_by_row(self) -> None:
+        network = LanguageModel(11, 4, 6)
+        assert network.decoder.weight.stride() == (1, 11)
+        wrapped = nn.Sequential(network)
+        assert all(value.is_contiguous() for value in wrapped.state_dict().values())
+        assert wrapped.state_dict(keep_vars=True)["0.decoder.weight"] is network.decoder.weight
+        again = LanguageModel(11, 4, 6)
+        again.load_state_dict(network.state_dict())
+        assert torch.equal(again.decoder.weight, network.decoder.weight)
+        assert again.decoder.weight.stride() == (1, 11)
+
+    def test_a_tied_one_is_the_embedding_and_lies_as_that_does(self) -> None:
+        assert LanguageModel(11, 4, 4, tied=True).decoder.weight.is_contiguous()
+
+    def test_gradients_and_optimiser_state_lie_as_the_weight_does(self) -> None:
+        network = LanguageModel(11, 4, 6)
+        optimizer = torch.optim.Adam(network.parameters())
+        network(torch.randint(11, (5, 2)))[0].sum().backward()
+        optimizer.step()
+        weight = network.decoder.weight
+        assert weight.grad.stride() == optimizer.state[weight]["exp_avg"].stride() == weight.stride()
+
+    def test_surgery_and_live_removal_keep_the_order(self) -> None:
+        network = LanguageModel(11, 4, 6, num_layers=1)
+        gates = {"encoder.l0": torch.tensor([1.0, 0.0, 0.5, 1.0, 0.0, 1.0])}
+        small = shrink(network, network.wiring, gates, example_inputs=torch.randint(11, (5, 2)))
+        assert small.decoder.weight.shape == (11, 4)
+        assert small.decoder.weight.stride() == (1, 11)
+        gated = L0GatedLSTM(11, 6, 1, objective=Budget(density=0.5))
+        blueprint = draw_blueprint(gated.network, gated.wiring)
+        resize_(gated.network, blueprint, {"encoder.l0": 3})
+        assert gated.network.decoder.weight.stride() == (1, 11)

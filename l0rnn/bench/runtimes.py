@@ -1,7 +1,7 @@
-"""Runtimes other than torch, for the benchmark: each gets the network as ONNX, and is checked before it is timed.
+"""Other ways to run a network than to call it, for the benchmark, each checked against torch before it is timed.
 
-A runtime is asked for by name. What it cannot run is not left out silently: `CannotRunError` carries the reason into
-the report.
+ONNX Runtime and OpenVINO get the network as ONNX; the streamer is l0rnn's own, in torch. A runtime is asked for by
+name. What it cannot run is not left out silently: `CannotRunError` carries the reason into the report.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ _OPENERS: dict[str, Callable[[Path, int], Session]] = {
     "onnxruntime": _open_onnxruntime,
     "openvino": _open_openvino,
 }
-RUNTIMES = (TORCH, *_OPENERS)
+STREAMER = "streamer"
+RUNTIMES = (TORCH, STREAMER, *_OPENERS)
 
 
 def benchmark_in(
@@ -75,9 +76,10 @@ def benchmark_in(
     """`l0rnn.bench.benchmark` in torch and other runtimes.
 
     Args:
-        runtimes: ``"torch"``, and on a CPU ``"onnxruntime"`` and ``"openvino"`` where they are installed. A network is
-            exported to ONNX for them, and their outputs are compared with torch's before they are timed. Why one
-            cannot run a network is in the report's ``refused``.
+        runtimes: ``"torch"``, and on a CPU ``"streamer"`` (a `TorchStreamer`), and ``"onnxruntime"`` and
+            ``"openvino"`` where they are installed. A network is exported to ONNX for the last two. The outputs of all
+            are compared with torch's before they are timed. Why one cannot run a network is in the report's
+            ``refused``.
         networks: as for `benchmark`.
         make_inputs: as for `benchmark`; other runtimes take one tensor, and a state.
         options: all else that `benchmark` takes.
@@ -106,17 +108,18 @@ def benchmark_in(
 def check_runtimes(runtimes: Sequence[str], device: str) -> None:
     """That each runtime is known, installed, and for the device; see `benchmark_in` for what is raised."""
     others = [name for name in runtimes if name != TORCH]
-    unknown = [name for name in others if name not in _OPENERS]
+    unknown = [name for name in others if name not in RUNTIMES]
     if unknown or TORCH not in runtimes:
         raise ValueError(
-            f"`runtimes` must be torch, against which the others are checked, and any of {', '.join(_OPENERS)}; "
+            f"`runtimes` must be torch, against which the others are checked, and any of {', '.join(RUNTIMES[1:])}; "
             f"got {', '.join(map(repr, runtimes)) or 'none'}"
         )
     if others and not device.startswith("cpu"):
         raise ValueError(f"`runtimes` must be torch alone on {device}, got {', '.join(others)}; use device 'cpu'")
-    for name in others:
+    of_onnx = [name for name in others if name in _OPENERS]
+    for name in of_onnx:
         require(name, {"onnxruntime": "onnx"}.get(name, name))
-    if others:
+    if of_onnx:
         check_versions(OPSET)
 
 
@@ -137,7 +140,8 @@ class OtherRuntimes(AbstractContextManager["OtherRuntimes"]):
     def __init__(self, names: Sequence[str]) -> None:
         self.names = tuple(dict.fromkeys(names))
         self._folder = TemporaryDirectory()
-        self._exports: dict[str, tuple[TorchStreamer, Path] | CannotRunError] = {}
+        self._streamers: dict[str, TorchStreamer | CannotRunError] = {}
+        self._exports: dict[str, Path | CannotRunError] = {}
 
     def __exit__(self, *_: object) -> None:
         """Delete the files."""
@@ -156,23 +160,25 @@ class OtherRuntimes(AbstractContextManager["OtherRuntimes"]):
         Raises:
             CannotRunError: if the runtime cannot run the network, or gives other outputs.
         """
-        if name not in self._exports:
-            try:
-                self._exports[name] = self._export(network, arguments)
-            except CannotRunError as error:
-                self._exports[name] = error
-        found = self._exports[name]
-        if isinstance(found, CannotRunError):
-            raise found
-        reference, path = found
-        interface = reference.interface
+        if name not in self._streamers:
+            self._streamers[name] = _caught(lambda: _streamer(network, arguments))
+        streamer = _or_raised(self._streamers[name])
         inputs, states = arguments[0], flat(arguments[1]) if len(arguments) == 2 else []
         if not states:
-            states = list(interface.zero_state(inputs.shape[0 if interface.is_batch_first else 1]))
-        names = [interface.input, *(state.name for state in interface.states)]
+            states = list(streamer.interface.zero_state(inputs.shape[0 if streamer.interface.is_batch_first else 1]))
+        expected = [part for part in flat(network(*arguments)) if isinstance(part, Tensor)][: 1 + len(states)]
+        if runtime == STREAMER:
+            state = tuple(states) if len(arguments) == 2 else None
+            call: Call = lambda: streamer.run(inputs, state)  # noqa: E731
+            output, final = call()
+            _check_outputs(expected, [output, *final])
+            return call
+        if name not in self._exports:
+            self._exports[name] = _caught(lambda: self._export(network, streamer))
+        path = _or_raised(self._exports[name])
+        names = [streamer.interface.input, *(state.name for state in streamer.interface.states)]
         # copied, since an array shares the memory of an inference tensor, and some runtimes ask for it aligned
         feed = {key: part.numpy().copy() for key, part in zip(names, (inputs, *states), strict=True)}
-        expected = [part for part in flat(network(*arguments)) if isinstance(part, Tensor)][: 1 + len(states)]
         try:
             session = _OPENERS[runtime](path, threads)
             got = session(feed)
@@ -181,19 +187,36 @@ class OtherRuntimes(AbstractContextManager["OtherRuntimes"]):
         _check_outputs(expected, got)
         return lambda: session(feed)
 
-    def _export(self, network: nn.Module, arguments: tuple[Any, ...]) -> tuple[TorchStreamer, Path]:
+    def _export(self, network: nn.Module, streamer: TorchStreamer) -> Path:
         if any(isinstance(module, (SparseLinear, SparseRNN)) for module in network.modules()):
             raise CannotRunError("ONNX has no operator for sparse layers")
-        if not 0 < len(arguments) <= 2 or not isinstance(arguments[0], Tensor):
-            raise CannotRunError("it takes more than one tensor and a state")
         path = Path(self._folder.name) / f"{len(self._exports)}.onnx"
-        try:
-            with torch.inference_mode(False):  # tracing needs tensors that keep a version
-                reference = TorchStreamer(network, arguments[0].clone())
-                write_onnx(reference, path, opset=OPSET)
-        except (RuntimeError, ValueError, TypeError, AttributeError, NotImplementedError) as error:
-            raise CannotRunError(_one_line(error)) from error
-        return reference, path
+        with torch.inference_mode(False):  # tracing needs tensors that keep a version
+            write_onnx(streamer, path, opset=OPSET)
+        return path
+
+
+def _streamer(network: nn.Module, arguments: tuple[Any, ...]) -> TorchStreamer:
+    if not 0 < len(arguments) <= 2 or not isinstance(arguments[0], Tensor):
+        raise CannotRunError("it takes more than one tensor and a state")
+    with torch.inference_mode(False):
+        return TorchStreamer(network, arguments[0].clone())
+
+
+def _caught(make: Callable[[], Any]) -> Any:
+    """What is made, or the reason why it cannot be."""
+    try:
+        return make()
+    except CannotRunError as error:
+        return error
+    except (RuntimeError, ValueError, TypeError, AttributeError, NotImplementedError) as error:
+        return CannotRunError(_one_line(error))
+
+
+def _or_raised(found: Any) -> Any:
+    if isinstance(found, CannotRunError):
+        raise found
+    return found
 
 
 def _check_outputs(expected: Sequence[Tensor], got: Sequence[Any]) -> None:

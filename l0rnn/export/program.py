@@ -19,6 +19,7 @@ from l0rnn.export.interface import Interface, State, inputs_like
 from l0rnn.export.streaming import Streamer, TorchStreamer
 from l0rnn.export.vocabulary import checked_vocabulary, write_vocabulary
 from l0rnn.extras import quiet_exporters
+from l0rnn.onednn import row_major_
 from l0rnn.version import __version__
 
 _BATCHES = (1, 3, 5)  # checked; the program is traced with another
@@ -139,6 +140,7 @@ def trace(reference: TorchStreamer, *, batch: int, length: int, is_batch_open: b
         dimension = torch.export.Dim("batch")
         states = tuple({state.shape.index(None): dimension} for state in interface.states)
         shapes = ({1 - interface.time_axis: dimension}, states)[: 2 if states else 1]
+    row_major_(reference.network)  # torch.export saves a transposed matrix as part of a whole that it then misses
     call = FlatCall(reference.network, reference.nesting).eval()
     try:
         with quiet_exporters(), torch.no_grad():

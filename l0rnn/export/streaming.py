@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from l0rnn.export.describe import refuse_gates
 from l0rnn.export.interface import Interface, State, example_input_of, flat, interface_of, nested
-from l0rnn.onednn import onednn
+from l0rnn.onednn import column_major_, onednn
 
 
 class Streamer(ABC):
@@ -63,7 +63,8 @@ class TorchStreamer(Streamer):
     """Steps through a network in torch; a copy of it, in evaluation mode on the CPU.
 
     oneDNN, whose LSTM re-packs its weights at every call, is off: a single step of a large network is several times as
-    fast without.
+    fast without. The copy's matrices lie in memory column by column, in the order in which a step reads them fastest,
+    see `l0rnn.onednn.column_major_`. A change of the network's weights does not reach the copy.
 
     Args:
         network: a `LanguageModel`, a recurrent layer, or any network called as ``network(input)`` or
@@ -71,7 +72,8 @@ class TorchStreamer(Streamer):
         example_input: an input that it runs on, `(time, batch, …)` or `(batch, time, …)`; None for a network of the
             first two kinds.
         vocabulary: the words of a language model.
-        uses_onednn: whether to run in oneDNN all the same, which may be faster for many sequences at once.
+        uses_onednn: whether to run in oneDNN all the same, on weights as they are, which may be faster for many
+            sequences at once.
 
     Raises:
         ValueError: if the network has gates, or ``example_input`` is missing or does not fit.
@@ -108,6 +110,8 @@ class TorchStreamer(Streamer):
         self.interface, self.nesting = interface_of(self.network, self.example_input)
         self.vocabulary = vocabulary
         self.uses_onednn = uses_onednn
+        if not uses_onednn:
+            column_major_(self.network)
 
     def run(self, inputs: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """See `Streamer.run`."""

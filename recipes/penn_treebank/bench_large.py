@@ -9,7 +9,7 @@ Widths only, no training: latency does not depend on the values of weights. Writ
 
     bench_large.json            dense, with zeros, CSR, BSR and shrunken; all sizes
     bench_large_by_hand.json    shrunken against plain torch layers of the same widths, called by hand; all sizes
-    bench_large_steps.json      a single streaming step: as it comes, and stored column by column
+    bench_large_steps.json      a single streaming step: as it comes, in a TorchStreamer, and in the other runtimes
 
 About six minutes on two cores; the machine should have nothing else to do.
 """
@@ -17,7 +17,6 @@ About six minutes on two cores; the machine should have nothing else to do.
 from __future__ import annotations
 
 import argparse
-import copy
 import importlib.util
 import os
 from collections.abc import Sequence
@@ -29,15 +28,14 @@ import torch
 from torch import Tensor, nn
 
 from l0rnn.bench import benchmark
-from l0rnn.bench.runtimes import RUNTIMES, benchmark_in
+from l0rnn.bench.runtimes import RUNTIMES, STREAMER, benchmark_in
 from l0rnn.bench.zeros import forms_with_zeros
 from l0rnn.bench_report import BenchReport
 from l0rnn.language_model import LanguageModel
-from l0rnn.onednn import column_major_
 
 GRID = ((1, 1), (1, 35), (10, 30), (20, 35))
 DENSITY = 0.1
-BY_HAND, BY_COLUMNS = "by hand", "by columns"
+BY_HAND = "by hand"
 
 
 @dataclass(frozen=True)
@@ -148,10 +146,8 @@ def measure(settings: Settings) -> dict[str, BenchReport]:
         automatic=True,
     )
     both = {name_of(settings.dense): dense, **small}
-    both |= {f"{name}, {BY_COLUMNS}": column_major_(copy.deepcopy(network)) for name, network in both.items()}
-    steps = benchmark_in(
-        settings.runtimes, both, make_inputs, grid=[(1, 1)], seconds=2 * settings.seconds, rounds=9, **shared
-    )
+    runtimes = (*settings.runtimes, STREAMER)
+    steps = benchmark_in(runtimes, both, make_inputs, grid=[(1, 1)], seconds=2 * settings.seconds, rounds=9, **shared)
     return {"": large, "by_hand": by_hand, "steps": steps}
 
 
@@ -166,26 +162,19 @@ def summary(reports: dict[str, BenchReport], settings: Settings) -> str:
                 lines.append(f"| {name_of(widths)} | {count} | {batch} × {length} | {ratio:.3f} |")
     lines += [
         "",
-        "| network, one step | threads | as it comes, over the best runtime | by columns |",
+        "| network, one step | threads | as it comes, over the best runtime | in a TorchStreamer |",
         "|---|---|---|---|",
     ]
     for widths in (settings.dense, *settings.small):
         for count in settings.threads:
-            plain, columns = (over_best_of_all(steps, name_of(widths), count, suffix) for suffix in ("", BY_COLUMNS))
-            lines.append(f"| {name_of(widths)} | {count} | {plain:.3f} | {columns:.3f} |")
+            own, streamer = (steps.over_best(name_of(widths), 1, 1, count, runtime=way) for way in (None, STREAMER))
+            lines.append(f"| {name_of(widths)} | {count} | {own:.3f} | {streamer:.3f} |")
     return "\n".join(lines)
 
 
 def over_by_hand(report: BenchReport, name: str, size: tuple[int, int], threads: int) -> float:
     """Time of the shrunken network over that of torch layers called by hand, each in its best runtime."""
     return report.speedup(f"{name}, {BY_HAND}", *size, threads) / report.speedup(name, *size, threads)
-
-
-def over_best_of_all(report: BenchReport, name: str, threads: int, suffix: str = "") -> float:
-    """Time of a streaming step in torch as it comes, over the best runtime with either order of the weights."""
-    own = f"{name}, {suffix}" if suffix else name
-    best = max(report.speedup(other, 1, 1, threads) for other in (name, f"{name}, {BY_COLUMNS}"))
-    return report.over_best(own, 1, 1, threads) * best / report.speedup(own, 1, 1, threads)
 
 
 def name_of(widths: Sequence[int]) -> str:
@@ -200,7 +189,7 @@ def report_path(out: Path, kind: str) -> Path:
 
 def installed_runtimes() -> list[str]:
     """torch, and those of the others that are there."""
-    return [name for name in RUNTIMES if importlib.util.find_spec(name) is not None]
+    return [name for name in RUNTIMES if name != STREAMER and importlib.util.find_spec(name) is not None]
 
 
 def _model(vocabulary: int, widths: Sequence[int]) -> LanguageModel:

@@ -4,12 +4,14 @@
 
 For several widths and calls of few steps: milliseconds of torch.nn.LSTM with oneDNN, and of the same steps as cells,
 in turns; from the ratios follow MOST_STEPS and MOST_SEQUENCES of l0rnn/onednn.py. Then the rate at which a product with
-one vector reads matrices that lie row by row and column by column, too many of them for any cache.
+one vector reads matrices that lie row by row and column by column, too many of them for any cache; and what the order
+means for a decoder over 10,000 words in one step, in a sequence, and in a training step with its gradients.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import statistics
 from collections.abc import Callable
@@ -26,6 +28,7 @@ from l0rnn.bench_report import environment
 WIDTHS = (32, 128, 300, 650, 1500)
 CALLS = ((1, 1), (8, 1), (32, 1), (64, 1), (1, 2), (8, 2), (16, 2), (32, 2), (1, 4), (8, 4), (1, 8))  # (batch, steps)
 MATRICES = ((10_000, 247), (1184, 300), (6000, 1500))
+DECODERS, WORDS = (80, 247, 1500), (1, 35, 700)  # units that a decoder reads, words per call
 BEYOND_CACHES = 120_000_000  # bytes of all copies of a matrix
 
 
@@ -51,8 +54,26 @@ def main() -> None:
     print("\n| matrix | by rows, GB/s | by columns, GB/s |\n|---|---|---|")
     for row in orders:
         print(f"| {row['rows']} × {row['columns']} | {row['by_rows'] / 1e9:.1f} | {row['by_columns'] / 1e9:.1f} |")
+    decoders = [
+        decoder_row(units, words, is_training=is_training, **timing)
+        for units in DECODERS
+        for words, is_training in [*((words, False) for words in WORDS), (WORDS[-1], True)]
+    ]
+    print("\n| decoder reads | words | | by rows, ms | by columns, ms | columns / rows |\n|---|---|---|---|---|---|")
+    for row in decoders:
+        kind = "with gradients" if row["is_training"] else ""
+        print(
+            f"| {row['units']} | {row['words']} | {kind} | {row['by_rows_ms']:.3f} | {row['by_columns_ms']:.3f} | "
+            f"{row['ratio']:.2f} |"
+        )
     if options.out is not None:
-        result = {"timing": timing, "calls": calls, "orders": orders, "environment": environment()}
+        result = {
+            "timing": timing,
+            "calls": calls,
+            "orders": orders,
+            "decoders": decoders,
+            "environment": environment(),
+        }
         options.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
@@ -104,6 +125,35 @@ def order_row(size: tuple[int, int], *, threads: int, seconds: float, rounds: in
         return copies * 4 * rows * columns / min(taken)
 
     return {"rows": rows, "columns": columns, "by_rows": rate(by_rows), "by_columns": rate(by_columns)}
+
+
+def decoder_row(
+    units: int, words: int, *, is_training: bool, threads: int, seconds: float, rounds: int
+) -> dict[str, Any]:
+    """A Linear over 10,000 words with its weight in either order: medians, and the median of the ratios in a round."""
+    by_rows = nn.Linear(units, MATRICES[0][0])
+    by_columns = onednn.column_major_(copy.deepcopy(by_rows))
+    inputs = torch.randn(words, units, requires_grad=is_training)
+
+    def milliseconds(layer: nn.Linear) -> float:
+        def call() -> None:
+            layer.zero_grad()
+            output = layer(inputs)
+            if is_training:
+                output.sum().backward()
+
+        with torch.set_grad_enabled(is_training):
+            return statistics.median(sample_seconds(call, threads=threads, seconds=seconds)) * 1e3
+
+    pairs = [(milliseconds(by_rows), milliseconds(by_columns)) for _ in range(rounds)]
+    return {
+        "units": units,
+        "words": words,
+        "is_training": is_training,
+        "by_rows_ms": statistics.median(pair[0] for pair in pairs),
+        "by_columns_ms": statistics.median(pair[1] for pair in pairs),
+        "ratio": statistics.median(columns / rows for rows, columns in pairs),
+    }
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ from recipes.penn_treebank import bench_large, onednn_rule
 from recipes.penn_treebank.bench_large import (
     ByHand,
     Settings,
-    over_best_of_all,
     over_by_hand,
     report_path,
     summary,
@@ -46,9 +45,8 @@ def test_all_networks_are_timed_at_all_sizes(reports: dict[str, BenchReport]) ->
     zeros = ["dense with zeros, 10% kept", "CSR, 10% kept", "BSR 4, 10% kept"]
     assert list(reports[""].parameter_bytes) == [dense, *zeros, *small]
     assert list(reports["by_hand"].parameter_bytes) == [f"{name}{end}" for name in small for end in ("", ", by hand")]
-    assert sorted(reports["steps"].parameter_bytes) == sorted(
-        f"{name}{end}" for name in (dense, *small) for end in ("", ", by columns")
-    )
+    assert list(reports["steps"].parameter_bytes) == [dense, *small]
+    assert {row.runtime for row in reports["steps"].rows} >= {"native", "streamer"}
     assert {(row.batch, row.steps) for row in reports[""].rows} == set(TINY.grid)
     assert {(row.batch, row.steps) for row in reports["steps"].rows} == {(1, 1)}
     assert all(row.is_state_carried for row in reports["steps"].rows)
@@ -70,18 +68,6 @@ def row(network: str, runtime: str, milliseconds: float, *, best: bool) -> Bench
 def test_ratios_by_hand() -> None:
     rows = (row("a", "onednn", 3.0, best=True), row("a, by hand", "onednn", 2.0, best=True))
     assert over_by_hand(BenchReport(rows, "a", {}), "a", (1, 1), 1) == pytest.approx(1.5)
-
-
-def test_streaming_is_held_against_the_best_runtime_with_either_order() -> None:
-    rows = (
-        row("a", "onednn", 12.0, best=False),
-        row("a", "automatic", 6.0, best=False),
-        row("a", "onnxruntime", 4.0, best=True),
-        row("a, by columns", "automatic", 3.0, best=True),
-    )
-    report = BenchReport(rows, "a", {})
-    assert over_best_of_all(report, "a", 1) == pytest.approx(2)
-    assert over_best_of_all(report, "a", 1, "by columns") == pytest.approx(1)
 
 
 def test_layers_by_hand_are_the_shrunken_network() -> None:
