@@ -14,14 +14,15 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from l0rnn.layered_graph import GraphKind
 from recipes.reber import pruning, selection, structures
 from recipes.reber.config import StudyConfig
 from recipes.reber.data import read_examples, split
 
 TRAININGS = {
     "base": pruning.train_base,
-    "pruned": pruning.prune_and_retrain,
-    "structure": structures.train_structure,
+    "pruned": pruning.prune_and_retrain,  # these two train several networks side by side
+    "structure": structures.train_structures,
     "gated": selection.train_gated,
     "control": selection.train_from_scratch,
 }
@@ -38,6 +39,8 @@ class Job:
         test_share: fraction of the strings that is the test part.
         arguments: of the training, besides the strings; plain data.
         weights: file of a base network, relative to the folder of the study, for trainings that have one.
+        stack: jobs with the same stack, whose other arguments agree, train side by side; None trains alone.
+        member: arguments of this job alone in its stack.
     """
 
     name: str
@@ -46,6 +49,8 @@ class Job:
     test_share: float
     arguments: dict[str, Any]
     weights: str | None = None
+    stack: str | None = None
+    member: dict[str, Any] | None = None
 
 
 def first_jobs(config: StudyConfig) -> list[Job]:
@@ -65,17 +70,22 @@ def first_jobs(config: StudyConfig) -> list[Job]:
         for density in part["densities"]
         for number in range(part["gated_seeds"])
     ]
+    drawn: list[tuple[GraphKind, int]] = [
+        (kind, seed + number) for number in range(config.structures.graphs) for kind in structures.KINDS
+    ]
+    graphs = structures.by_size(drawn, config.structures.nodes)
     structure = [
         Job(
-            f"structure-{cell}-{kind}-{number}",
+            f"structure-{cell}-{kind}-{number - seed}",
             "structure",
             plain["structures"]["data"],
             share,
-            {"cell": cell, "kind": kind, "seed": seed + number, "config": plain["structures"]},
+            {"cell": cell, "seed": seed, "config": plain["structures"]},
+            stack=f"structures {place // structures.SIDE_BY_SIDE}, {cell}",
+            member={"kind": kind, "seed": number},
         )
-        for number in range(config.structures.graphs)
-        for kind in structures.KINDS
         for cell in config.cells
+        for place, (kind, number) in reversed(list(enumerate(graphs)))
     ]
     bases = [
         Job(
@@ -102,18 +112,20 @@ def second_jobs(config: StudyConfig, results: Mapping[str, Mapping[str, Any]]) -
             if "failed" in base:
                 continue
             common = {"cell": cell, "base_accuracy": base["accuracy"], "seed": config.seed, "config": part}
-            for kind in config.pruning.kinds:
-                for percentage in config.pruning.percentages:
-                    found.append(
-                        Job(
-                            f"pruned-{data}-{cell}-{kind}-{percentage}",
-                            "pruned",
-                            data,
-                            config.data.test_share,
-                            {**common, "kind": kind, "percentage": percentage},
-                            weights=_base_weights(data, cell),
-                        )
+            cuts = [(kind, percentage) for percentage in config.pruning.percentages for kind in config.pruning.kinds]
+            for place, (kind, percentage) in enumerate(cuts):
+                found.append(
+                    Job(
+                        f"pruned-{data}-{cell}-{kind}-{percentage}",
+                        "pruned",
+                        data,
+                        config.data.test_share,
+                        common,
+                        weights=_base_weights(data, cell),
+                        stack=f"prunings {place // pruning.SIDE_BY_SIDE}, {cell}, {data}",
+                        member={"kind": kind, "percentage": percentage},
                     )
+                )
     return [*found, *_controls(config, results)]
 
 
@@ -166,36 +178,55 @@ def work(jobs: Sequence[Job], out: Path, *, processes: int, title: str) -> dict[
     if processes < 1:
         raise ValueError(f"`processes` must be at least 1, got {processes}")
     waiting = [job for job in jobs if not _result(job, out).is_file()]
+    stacks = stacked(waiting)
     with tqdm(total=len(jobs), initial=len(jobs) - len(waiting), desc=title, unit="run", disable=None) as bar:
         if processes == 1:
-            for job in waiting:
-                bar.set_postfix_str(job.name)
-                run_job(job, out)
-                bar.update()
-        elif waiting:
+            for stack in stacks:
+                bar.set_postfix_str(_title(stack))
+                run_jobs(stack, out)
+                bar.update(len(stack))
+        elif stacks:
             # a fresh interpreter for each process: a forked one would share the state of torch's threads
             spawn = multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(min(processes, len(waiting)), mp_context=spawn) as pool:
-                _wait_for(pool, waiting, out, bar)
+            with ProcessPoolExecutor(min(processes, len(stacks)), mp_context=spawn) as pool:
+                _wait_for(pool, stacks, out, bar)
     return {job.name: read_result(job, out) for job in jobs}
 
 
-def run_job(job: Job, out: Path) -> None:
-    """Train, and write the result file; a training whose loss is no longer a number is a result, too."""
+def stacked(jobs: Sequence[Job]) -> list[list[Job]]:
+    """The jobs that train side by side, in order of the first of each stack."""
+    found: dict[str, list[Job]] = {}
+    for job in jobs:
+        found.setdefault(f"alone: {job.name}" if job.stack is None else job.stack, []).append(job)
+    return list(found.values())
+
+
+def run_jobs(jobs: Sequence[Job], out: Path) -> None:
+    """Train one job, or the jobs of a stack, and write their result files; time is shared equally.
+
+    A training whose loss is no longer a number is a result, too.
+    """
     torch.set_num_threads(1)
-    train, test = split(read_examples(out / "data" / f"{job.data}.csv"), job.test_share)
-    arguments = dict(job.arguments)
-    if job.weights is not None:
-        arguments["weights"] = out / job.weights
+    first = jobs[0]
+    train, test = split(read_examples(out / "data" / f"{first.data}.csv"), first.test_share)
+    arguments: dict[str, Any] = dict(first.arguments)
+    if first.weights is not None:
+        arguments["weights"] = out / first.weights
+    training: Any = TRAININGS[first.training]
     started, started_cpu = time.perf_counter(), time.process_time()
     try:
-        result = TRAININGS[job.training](train, test, **arguments)
+        if first.stack is None:
+            results = [training(train, test, **arguments)]
+        else:
+            results = training(train, test, [job.member for job in jobs], **arguments)
     except FloatingPointError as error:
-        result = {"cell": job.arguments["cell"], "failed": str(error)}
-    result["data"] = job.data
-    result["seconds"] = round(time.perf_counter() - started, 2)
-    result["cpu_seconds"] = round(time.process_time() - started_cpu, 2)
-    write_json(result, _result(job, out))
+        results = [{"cell": job.arguments["cell"], "failed": str(error)} for job in jobs]
+    seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - started_cpu
+    for job, result in zip(jobs, results, strict=True):
+        result["data"] = job.data
+        result["seconds"] = round(seconds / len(jobs), 2)
+        result["cpu_seconds"] = round(cpu_seconds / len(jobs), 2)
+        write_json(result, _result(job, out))
 
 
 def read_result(job: Job, out: Path) -> dict[str, Any]:
@@ -211,17 +242,21 @@ def write_json(value: Any, path: Path) -> None:
     partial.replace(path)
 
 
-def _wait_for(pool: Executor, jobs: Sequence[Job], out: Path, bar: Any) -> None:
-    futures = {pool.submit(run_job, job, out): job for job in jobs}
+def _wait_for(pool: Executor, stacks: Sequence[list[Job]], out: Path, bar: Any) -> None:
+    futures = {pool.submit(run_jobs, stack, out): stack for stack in stacks}
     try:
         for future in as_completed(futures):
             future.result()
-            bar.set_postfix_str(futures[future].name)
-            bar.update()
+            bar.set_postfix_str(_title(futures[future]))
+            bar.update(len(futures[future]))
     except BaseException:
         for future in futures:
             future.cancel()
         raise
+
+
+def _title(stack: Sequence[Job]) -> str:
+    return stack[0].stack or stack[0].name
 
 
 def _result(job: Job, out: Path) -> Path:

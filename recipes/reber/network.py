@@ -130,10 +130,15 @@ def fit(
             nn.utils.clip_grad_norm_(weights, clip)
             optimizer.step()
         if not bool(torch.isfinite(loss)):
-            raise FloatingPointError(f"the loss became {loss.item()} in epoch {epoch}; lower the learning rate")
+            raise FloatingPointError(no_number(loss.item(), epoch))
         if after_epoch(epoch):
             return epoch
     return epochs
+
+
+def no_number(loss: float, epoch: int) -> str:
+    """What is said of a training whose loss is no longer a number."""
+    return f"the loss became {loss} in epoch {epoch}; lower the learning rate"
 
 
 class Plateau:

@@ -13,10 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from recipes.reber.data import Batches, Example
+from recipes.reber.members import member_of
 from recipes.reber.network import Classifier, Plateau, accuracy, accuracy_by_kind, fit, recurrent_weights
+from recipes.reber.side_by_side import accuracies, fit_side_by_side
+from recipes.reber.stack import Stack
 
 KINDS: dict[str, tuple[str, ...]] = {
     "both": ("weight_ih", "weight_hh"),
@@ -25,6 +28,7 @@ KINDS: dict[str, tuple[str, ...]] = {
 }
 # the largest loss of accuracy that leaves all safe percentages as the thesis states them
 SAFE_LOSS = 0.05
+SIDE_BY_SIDE = 10  # prunings of one base that train as one stack
 
 
 def check_percentage(percentage: float) -> None:
@@ -50,15 +54,6 @@ def magnitude_masks(weights: Mapping[str, Tensor], percentage: float) -> dict[st
     return {name: values >= threshold for name, values in magnitudes.items()}
 
 
-def apply_masks_(network: nn.Module, masks: Mapping[str, Tensor]) -> None:
-    """Set the other weights to 0, and keep them there: their gradients are 0, so a fresh Adam never moves them."""
-    with torch.no_grad():
-        for name, mask in masks.items():
-            weight = network.get_parameter(name)
-            weight.mul_(mask)
-            weight.register_hook(lambda gradient, mask=mask: gradient * mask)
-
-
 def safe_percentage(after: Mapping[float, float], base: float, loss: float = SAFE_LOSS) -> float:
     """The largest percentage up to which every one loses less than ``loss`` of accuracy; 0 if none does.
 
@@ -77,12 +72,16 @@ def safe_percentage(after: Mapping[float, float], base: float, loss: float = SAF
 def train_base(
     train: list[Example], test: list[Example], *, cell: str, seed: int, config: Mapping[str, Any], weights: Path
 ) -> dict[str, Any]:
-    """Train the network that all prunings of a cell start from, and save its weights."""
+    """Train the network that all prunings of a cell start from, and save its weights.
+
+    Raises:
+        FloatingPointError: if the loss is no longer a number.
+    """
     torch.manual_seed(seed)
     network = _network(cell, config)
-    evaluation = Batches(test, 500, config["readout"])
     plateau = Plateau(1.0, config["stop_after_perfect"])
-    epochs = fit(
+    evaluation = Batches(test, 500, config["readout"])
+    fit(
         network,
         Batches(train, config["batch_size"], config["readout"], seed),
         epochs=config["base_epochs"],
@@ -93,7 +92,7 @@ def train_base(
     torch.save(network.state_dict(), weights)
     return {
         "cell": cell,
-        "epochs": epochs,
+        "epochs": len(plateau.history),
         "accuracy": plateau.history[-1],
         "by_kind": accuracy_by_kind(network, test, config["readout"]),
         "history": plateau.history,
@@ -103,48 +102,54 @@ def train_base(
 def prune_and_retrain(
     train: list[Example],
     test: list[Example],
+    members: Sequence[Mapping[str, Any]],
     *,
     cell: str,
-    kind: str,
-    percentage: float,
     base_accuracy: float,
     seed: int,
     config: Mapping[str, Any],
     weights: Path,
-) -> dict[str, Any]:
+) -> list[dict[str, Any]]:
     """Accuracy of the base without the smallest weights: right away, and after each epoch of retraining.
 
     Retraining ends before its last epoch once the accuracy was back at that of the base for ``stop_after_recovery``
-    epochs in a row; 0 goes on to the end.
+    epochs in a row; 0 goes on to the end. ``members`` have ``kind`` and ``percentage`` each, and train side by side.
     """
     network = _network(cell, config)
     network.load_state_dict(torch.load(weights, weights_only=True))
-    targets = recurrent_weights(network, KINDS[kind])
-    masks = magnitude_masks(targets, percentage)
-    kept = sum(int(mask.sum()) for mask in masks.values())
-    of = sum(mask.numel() for mask in masks.values())
-    apply_masks_(network, masks)
+    masks = [
+        magnitude_masks(recurrent_weights(network, KINDS[member["kind"]]), member["percentage"]) for member in members
+    ]
+    stack = Stack([member_of(network, own) for own in masks])
     evaluation = Batches(test, 500, config["readout"])
-    right_after = accuracy(network, evaluation)
-    plateau = Plateau(base_accuracy - config["recovery_tolerance"], config["stop_after_recovery"])
-    fit(
-        network,
+    right_after = accuracies(stack, evaluation)
+    enough = base_accuracy - config["recovery_tolerance"]
+    plateaus = {number: Plateau(enough, config["stop_after_recovery"]) for number in stack.numbers}
+    failed = fit_side_by_side(
+        stack,
         Batches(train, config["batch_size"], config["readout"], seed),
         epochs=config["retrain_epochs"],
         learning_rate=config["learning_rate"],
-        after_epoch=lambda epoch: plateau(accuracy(network, evaluation)),
+        after_epoch=lambda epoch: {
+            number for number, value in accuracies(stack, evaluation).items() if plateaus[number](value)
+        },
     )
-    return {
-        "cell": cell,
-        "kind": kind,
-        "percentage": percentage,
-        "kept": kept,
-        "of": of,
-        "base": base_accuracy,
-        "right_after": right_after,
-        "history": plateau.history,
-        "recovered": recovery_epoch([right_after, *plateau.history], plateau.enough),
-    }
+    return [
+        {"cell": cell, "failed": failed[number]}
+        if number in failed
+        else {
+            "cell": cell,
+            "kind": member["kind"],
+            "percentage": member["percentage"],
+            "kept": sum(int(mask.sum()) for mask in masks[number].values()),
+            "of": sum(mask.numel() for mask in masks[number].values()),
+            "base": base_accuracy,
+            "right_after": right_after[number],
+            "history": plateaus[number].history,
+            "recovered": recovery_epoch([right_after[number], *plateaus[number].history], enough),
+        }
+        for number, member in enumerate(members)
+    ]
 
 
 def recovery_epoch(accuracies: Sequence[float], enough: float) -> int | None:

@@ -13,40 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from l0rnn.layered_graph import GraphKind, LayeredGraph, graph_properties, random_graph
-from l0rnn.layers.graph_rnn import GraphRNN
 from recipes.reber.data import Batches, Example
-from recipes.reber.depth_rnn import DepthRNN
-from recipes.reber.network import CLASSES, CODES, MODES, Plateau, accuracy, at_step, check_cell, fit
+from recipes.reber.members import GraphClassifier, member_of_graph
+from recipes.reber.network import Plateau
+from recipes.reber.side_by_side import accuracies, fit_side_by_side
+from recipes.reber.stack import Stack
 
 if TYPE_CHECKING:
     import networkx
 
 KINDS: tuple[GraphKind, ...] = ("barabasi_albert", "watts_strogatz")
+SIDE_BY_SIDE = 20  # graphs of about one size whose networks train as one stack
 MOST_DRAWS = 100  # Watts–Strogatz graphs of few nodes are often not connected
-
-
-class GraphClassifier(nn.Module):
-    """Embedding of as many units as the first layer has, then the graph's layers, then a Linear on the last of them.
-
-    Args:
-        cell: ``"tanh"``, ``"relu"``, ``"lstm"`` or ``"gru"``.
-        graph: the structure.
-    """
-
-    def __init__(self, cell: str, graph: LayeredGraph) -> None:
-        super().__init__()
-        check_cell(cell)
-        first, last = graph.layer_sizes[0], graph.layer_sizes[-1]
-        self.embedding = nn.Embedding(CODES, first)
-        self.encoder = DepthRNN(GraphRNN(MODES[cell], first, graph))
-        self.decoder = nn.Linear(last, CLASSES)
-
-    def forward(self, codes: Tensor, last: Tensor | None = None) -> Tensor:
-        """Scores `(batch, class)` of codes `(time, batch)`, read at the step ``last`` of each, or at the last."""
-        return self.decoder(at_step(self.encoder(self.embedding(codes)), last))
 
 
 def draw_graph(kind: GraphKind, seed: int, nodes: Sequence[int]) -> networkx.Graph:
@@ -76,38 +56,65 @@ def draw_graph(kind: GraphKind, seed: int, nodes: Sequence[int]) -> networkx.Gra
     raise ValueError(f"`nodes` = {list(nodes)} gave no connected graph in {MOST_DRAWS} draws") from refused
 
 
-def train_structure(
-    train: list[Example], test: list[Example], *, cell: str, kind: GraphKind, seed: int, config: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Draw a graph, train the network with its structure, and note the accuracy and the graph's properties."""
-    graph = draw_graph(kind, seed, config["nodes"])
-    torch.manual_seed(seed)
-    network = GraphClassifier(cell, LayeredGraph.from_networkx(graph))
-    evaluation = Batches(test, 500, config["readout"])
-    plateau = Plateau(1.0, config["stop_after_perfect"])
+def by_size(graphs: Sequence[tuple[GraphKind, int]], nodes: Sequence[int]) -> list[tuple[GraphKind, int]]:
+    """Graphs, as kind and seed, in order of their numbers of layers and of the units of all recurrent layers."""
 
-    def is_done(epoch: int) -> bool:
+    def size(one: tuple[GraphKind, int]) -> tuple[int, int]:
+        graph = LayeredGraph.from_networkx(draw_graph(*one, nodes))
+        return len(graph.layers), graph.nodes + sum(graph.layer_sizes[target] for _, target in graph.skips)
+
+    return sorted(graphs, key=size)
+
+
+def train_structures(
+    train: list[Example],
+    test: list[Example],
+    members: Sequence[Mapping[str, Any]],
+    *,
+    cell: str,
+    seed: int,
+    config: Mapping[str, Any],
+) -> list[dict[str, Any]]:
+    """Draw graphs, train the networks with their structures, and note the accuracies and the graphs' properties.
+
+    ``members`` have ``kind`` and ``seed`` each, and train side by side on the same batches, in the order of ``seed``.
+    """
+    graphs = [draw_graph(member["kind"], member["seed"], config["nodes"]) for member in members]
+    networks = []
+    for member, graph in zip(members, graphs, strict=True):
+        torch.manual_seed(member["seed"])
+        networks.append(GraphClassifier(cell, LayeredGraph.from_networkx(graph)))
+    stack = Stack([member_of_graph(network) for network in networks])
+    evaluation = Batches(test, 500, config["readout"])
+    plateaus = {number: Plateau(1.0, config["stop_after_perfect"]) for number in stack.numbers}
+
+    def done(epoch: int) -> set[int]:
         # evaluation takes a quarter of the time: only where it can end the training, and at the end
         if config["stop_after_perfect"] == 0 and epoch < config["epochs"]:
-            return False
-        return plateau(accuracy(network, evaluation))
+            return set()
+        return {number for number, value in accuracies(stack, evaluation).items() if plateaus[number](value)}
 
-    fit(
-        network,
+    failed = fit_side_by_side(
+        stack,
         Batches(train[: config["train_strings"]], config["batch_size"], config["readout"], seed),
         epochs=config["epochs"],
         learning_rate=config["learning_rate"],
-        after_epoch=is_done,
+        after_epoch=done,
     )
-    return {
-        "cell": cell,
-        "graph": kind,
-        "seed": seed,
-        "accuracy": plateau.history[-1],
-        "recurrent_weights": network.encoder.connections(),
-        "history": plateau.history,
-        "properties": graph_properties(graph),
-    }
+    return [
+        {"cell": cell, "failed": failed[number]}
+        if number in failed
+        else {
+            "cell": cell,
+            "graph": member["kind"],
+            "seed": member["seed"],
+            "accuracy": plateaus[number].history[-1],
+            "recurrent_weights": network.connections(),
+            "history": plateaus[number].history,
+            "properties": graph_properties(graph),
+        }
+        for number, (member, network, graph) in enumerate(zip(members, networks, graphs, strict=True))
+    ]
 
 
 def correlations(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
@@ -129,7 +136,7 @@ def regressions(rows: Sequence[Mapping[str, Any]], *, folds: int = 10, repeats: 
     None if that is one graph.
 
     Args:
-        rows: results of `train_structure` of one cell.
+        rows: results of `train_structures` of one cell.
         folds: number of parts.
         repeats: number of repetitions.
 

@@ -9,18 +9,15 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from l0rnn import RaggedRNN
-from l0rnn.layered_graph import LayeredGraph, random_graph
-from l0rnn.layers.graph_rnn import GraphRNN
+from l0rnn.layered_graph import LayeredGraph
 from recipes.reber.data import Batches, Example, make_examples, split
-from recipes.reber.depth_rnn import DepthRNN
 from recipes.reber.grammar import read_grammar
+from recipes.reber.members import GraphClassifier
 from recipes.reber.network import MODES, Classifier, Plateau, accuracy, at_step, fit, recurrent_weights
 from recipes.reber.pruning import (
     KINDS,
-    apply_masks_,
     magnitude_masks,
     prune_and_retrain,
     safe_percentage,
@@ -28,8 +25,7 @@ from recipes.reber.pruning import (
 )
 from recipes.reber.published import ACCURACIES, BASE_ACCURACY, SAFE_PERCENTAGES
 from recipes.reber.selection import hold_out, latency, scaled, smallest_enough, train_from_scratch, train_gated
-from recipes.reber.structures import GraphClassifier, correlations, draw_graph, regressions, train_structure
-from recipes.reber.time_loops import GruLoop, SimpleLoop
+from recipes.reber.structures import by_size, correlations, draw_graph, regressions, train_structures
 
 CELLS = list(MODES)
 PRUNING: dict[str, Any] = {
@@ -50,79 +46,6 @@ SELECTION: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def strings() -> tuple[list[Example], list[Example]]:
     return split(make_examples(read_grammar(), 80, 0, negatives="hard"), 0.25)
-
-
-# --------------------------------------------------------------------------------------------------------- time loops
-
-
-@pytest.mark.parametrize("steps", [1, 6])
-@pytest.mark.parametrize("cell", ["tanh", "relu", "gru"])
-def test_time_loops_are_torchs_recurrences(cell: str, steps: int):
-    options: dict[str, Any] = {"dtype": torch.double}
-    layer: Any = nn.GRU(4, 5, **options) if cell == "gru" else nn.RNN(4, 5, nonlinearity=cell, **options)
-    input = torch.randn(steps, 3, 4, dtype=torch.double)
-    bias = layer.bias_ih_l0 if cell == "gru" else layer.bias_ih_l0 + layer.bias_hh_l0
-    projected = nn.functional.linear(input, layer.weight_ih_l0, bias).transpose(1, 2).detach().requires_grad_()
-
-    def loop(projected: torch.Tensor, *weights: torch.Tensor) -> Any:
-        return GruLoop.apply(projected, *weights) if cell == "gru" else SimpleLoop.apply(projected, *weights, cell)
-
-    weights = (layer.weight_hh_l0, layer.bias_hh_l0) if cell == "gru" else (layer.weight_hh_l0,)
-    torch.testing.assert_close(loop(projected, *weights).transpose(1, 2), layer(input)[0])
-    assert torch.autograd.gradcheck(loop, (projected, *weights))
-
-
-@pytest.mark.parametrize("kind", ["barabasi_albert", "watts_strogatz"])
-@pytest.mark.parametrize("cell", CELLS)
-def test_depth_rnn_is_the_graph_rnn(cell: str, kind):
-    graph = LayeredGraph.from_networkx(random_graph(kind, 20, seed=2))
-    assert graph.skips
-    slow = GraphRNN(MODES[cell], 3, graph, dtype=torch.double)
-    fast = DepthRNN(slow)
-    for name, buffer in fast.named_buffers():
-        assert name.rpartition(".")[2] in ("mask_ih", "mask_hh")
-        assert set(buffer.unique().tolist()) <= {0.0, 1.0}
-    one, other = (torch.randn(7, 4, 3, dtype=torch.double).requires_grad_() for _ in range(2))
-    other.data.copy_(one.data)
-    wanted, found = slow(one)[0], fast(other)
-    torch.testing.assert_close(found, wanted)
-    wanted.square().sum().backward()
-    found.square().sum().backward()
-    torch.testing.assert_close(other.grad, one.grad)
-
-
-@pytest.mark.parametrize("cell", CELLS)
-def test_depth_rnn_learns_as_the_graph_rnn(cell: str):
-    graph = LayeredGraph(5, [(0, 2), (1, 2), (2, 3), (2, 4), (0, 4), (1, 4)])
-    slow = GraphRNN(MODES[cell], 3, graph)
-    fast = DepthRNN(slow)
-    input = torch.randn(5, 4, 3)
-    for network in (slow, fast):
-        optimizer = torch.optim.SGD(network.parameters(), lr=0.05)
-        for _ in range(3):
-            optimizer.zero_grad()
-            output = slow(input)[0] if network is slow else fast(input)
-            output.square().mean().backward()
-            optimizer.step()
-    torch.testing.assert_close(fast(input), slow(input)[0], rtol=1e-4, atol=1e-5)
-
-
-def test_masked_weights_of_a_depth_never_move():
-    fast = DepthRNN(GraphRNN("GRU", 3, LayeredGraph(5, [(0, 2), (1, 3), (2, 4), (3, 4), (0, 4)])))
-    optimizer = torch.optim.Adam(fast.parameters(), lr=0.1)
-    fast(torch.randn(5, 4, 3)).square().sum().backward()
-    optimizer.step()
-    masked = 0
-    for layer in fast.depths:
-        for weight, mask in ((layer.weight_ih, layer.mask_ih), (layer.weight_hh, layer.mask_hh)):
-            assert not weight[mask == 0].any()
-            masked += int((mask == 0).sum())
-    assert masked > 0
-
-
-def test_depth_rnn_wants_biases():
-    with pytest.raises(ValueError, match="`rnn` must have biases"):
-        DepthRNN(GraphRNN("GRU", 3, LayeredGraph(2, [(0, 1)]), bias=False))
 
 
 # --------------------------------------------------------------------------------------------------------- classifier
@@ -236,43 +159,6 @@ def test_nothing_to_prune():
         magnitude_masks({}, 50)
 
 
-def test_pruned_weights_stay_zero_and_the_others_train(strings: Any):
-    network = Classifier("gru", 4, (5, 5))
-    masks = magnitude_masks(recurrent_weights(network, KINDS["both"]), 70)
-    apply_masks_(network, masks)
-    before = {name: network.get_parameter(name).detach().clone() for name in masks}
-    fit(network, Batches(strings[0], 8, "last_symbol", 0), epochs=1, learning_rate=0.01)
-    for name, mask in masks.items():
-        after = network.get_parameter(name)
-        assert not after[~mask].any()
-        assert not torch.equal(after[mask], before[name][mask])
-
-
-def test_masking_gradients_is_masking_in_the_forward_pass(strings: Any):
-    """The thesis multiplies masks into the weights in every pass; here zeros are kept by masked gradients."""
-    torch.manual_seed(3)
-    network = Classifier("tanh", 4, (5,))
-    reference = Classifier("tanh", 4, (5,))
-    reference.load_state_dict(network.state_dict())
-    masks = magnitude_masks(recurrent_weights(network, KINDS["both"]), 60)
-    apply_masks_(network, masks)
-    fit(network, Batches(strings[0], 8, "last_symbol", 0), epochs=2, learning_rate=0.01, clip=0.5)
-
-    optimizer = torch.optim.Adam(reference.parameters(), lr=0.01)
-    batches = Batches(strings[0], 8, "last_symbol", 0)
-    for _ in range(2):
-        for codes, last, labels in batches:
-            optimizer.zero_grad()
-            masked = {name: reference.get_parameter(name) * mask for name, mask in masks.items()}
-            scores = torch.func.functional_call(reference, masked, (codes, last))
-            nn.functional.cross_entropy(scores, labels).backward()
-            nn.utils.clip_grad_norm_(reference.parameters(), 0.5)
-            optimizer.step()
-    for name, mask in masks.items():
-        torch.testing.assert_close(network.get_parameter(name), reference.get_parameter(name) * mask)
-    torch.testing.assert_close(network.decoder.weight, reference.decoder.weight)
-
-
 @pytest.mark.parametrize(
     ("after", "safe"),
     [
@@ -303,18 +189,19 @@ def test_base_then_pruned(strings: Any, tmp_path: Path):
     base = train_base(train, test, cell="gru", seed=1, config=PRUNING, weights=weights)
     assert len(base["history"]) == base["epochs"] == 2
     options = {"cell": "gru", "seed": 1, "config": PRUNING, "weights": weights, "base_accuracy": base["accuracy"]}
-    untouched = prune_and_retrain(train, test, kind="both", percentage=0, **options)
+    members = [{"kind": "both", "percentage": 0}, {"kind": "h2h", "percentage": 100}]
+    untouched, cut = prune_and_retrain(train, test, members, **options)
     assert untouched["right_after"] == base["accuracy"]
+    assert (untouched["kind"], cut["kind"]) == ("both", "h2h")
     assert set(base["by_kind"]) == {"first", "swapped", "valid"}
     counts = {kind: sum(example.kind == kind for example in test) for kind in base["by_kind"]}
     right = sum(base["by_kind"][kind] * count for kind, count in counts.items())
     assert right / len(test) == pytest.approx(base["accuracy"])
     assert untouched["kept"] == untouched["of"] == 3 * 5 * (4 + 5) + 3 * 5 * (5 + 5)
     assert untouched["recovered"] == 0
-    cut = prune_and_retrain(train, test, kind="h2h", percentage=100, **options)
     assert (cut["kept"], cut["of"], len(cut["history"])) == (1, 150, 2)
     early = {**options, "config": {**PRUNING, "stop_after_recovery": 1, "recovery_tolerance": 1.0}}
-    assert len(prune_and_retrain(train, test, kind="both", percentage=50, **early)["history"]) == 1
+    assert [len(run["history"]) for run in prune_and_retrain(train, test, members, **early)] == [1, 1]
 
 
 # --------------------------------------------------------------------------------------------------- part 2: structures
@@ -350,22 +237,33 @@ def test_graph_classifier_has_the_sizes_of_its_graph():
     assert network.decoder.weight.shape == (2, 2)
     assert network(torch.randint(128, (6, 3))).shape == (3, 2)
     # layers of 2, 1 and 2 units; what they read: the embedding, two edges, two edges; the skip: one; then own pasts
-    assert network.encoder.connections() == 4 * (2 * 2 + 2 + 2 + 1 + 2 * 2 + 1 * 1 + 2 * 2 + 2 * 2)
+    assert network.connections() == 4 * (2 * 2 + 2 + 2 + 1 + 2 * 2 + 1 * 1 + 2 * 2 + 2 * 2)
 
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_structure_run(cell: str, strings: Any):
-    run = train_structure(*strings, cell=cell, kind="watts_strogatz", seed=4, config=STRUCTURES)
-    again = train_structure(*strings, cell=cell, kind="watts_strogatz", seed=4, config=STRUCTURES)
-    assert run == again
-    assert len(run["properties"]) == 23
-    assert run["history"] == [run["accuracy"]]
+    members = [{"kind": "watts_strogatz", "seed": 4}, {"kind": "barabasi_albert", "seed": 5}]
+    runs = train_structures(*strings, members, cell=cell, seed=1, config=STRUCTURES)
+    assert runs == train_structures(*strings, members, cell=cell, seed=1, config=STRUCTURES)
+    assert [(run["graph"], run["seed"]) for run in runs] == [("watts_strogatz", 4), ("barabasi_albert", 5)]
+    for run in runs:
+        assert len(run["properties"]) == 23
+        assert run["history"] == [run["accuracy"]]
     longer = {**STRUCTURES, "epochs": 3}
-    once = train_structure(*strings, cell=cell, kind="watts_strogatz", seed=4, config=longer)
+    once = train_structures(*strings, members, cell=cell, seed=1, config=longer)
     watched = {**longer, "stop_after_perfect": 9}
-    every = train_structure(*strings, cell=cell, kind="watts_strogatz", seed=4, config=watched)
-    assert len(every["history"]) == 3
-    assert once["history"] == every["history"][-1:]
+    every = train_structures(*strings, members, cell=cell, seed=1, config=watched)
+    for one, other in zip(once, every, strict=True):
+        assert len(other["history"]) == 3
+        assert one["history"] == other["history"][-1:]
+
+
+def test_graphs_in_order_of_size():
+    graphs: Any = [(kind, seed) for kind in ("barabasi_albert", "watts_strogatz") for seed in range(5)]
+    ranked = by_size(graphs, [5, 30])
+    assert set(ranked) == set(graphs)
+    layers = [len(LayeredGraph.from_networkx(draw_graph(*one, [5, 30])).layers) for one in ranked]
+    assert layers == sorted(layers)
 
 
 def made_up_rows(count: int) -> list[dict[str, Any]]:

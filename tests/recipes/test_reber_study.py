@@ -93,20 +93,22 @@ def test_a_study_goes_on_with_what_is_missing(finished: tuple[Path, dict[str, An
     out, summary = finished
     config = read_config(tiny_yaml(out.parent))
     started = []
-    whole = jobs.run_job
+    whole = jobs.run_jobs
 
-    def watched(job: jobs.Job, folder: Path) -> None:
-        started.append(job.name)
-        whole(job, folder)
+    def watched(stack: list[jobs.Job], folder: Path) -> None:
+        started.append([job.name for job in stack])
+        whole(stack, folder)
 
-    monkeypatch.setattr(jobs, "run_job", watched)
+    monkeypatch.setattr(jobs, "run_jobs", watched)
     study.run(config, out)
     assert started == []
-    missing = ["structure-gru-watts_strogatz-1", "pruned-hard-tanh-h2h-50", "control-gru-0.5-2"]
+    stacks = [["structure-gru-watts_strogatz-1"], ["pruned-hard-tanh-h2h-50"], ["control-gru-0.5-2"]]
+    stacks[0].append("structure-gru-barabasi_albert-0")  # one stack, without the two that have a result
+    missing = [name for stack in stacks for name in stack]
     for name in missing:
         (out / "jobs" / f"{name}.json").unlink()
     again = study.run(config, out)
-    assert started == missing
+    assert [sorted(stack) for stack in started] == [sorted(stack) for stack in stacks]
     for part in ("structures", "pruned", "controls"):
         for row in (*again[part], *summary[part]):
             row.pop("seconds", None)
@@ -160,6 +162,39 @@ def test_a_training_that_fails_is_told_and_left_out(tmp_path: Path, monkeypatch:
     text = (out / "report.md").read_text()
     assert "Trainings that failed: base-original-tanh." in text
     assert re.search(r"\| base \| original strings \| failed \| \d\.\d{3} \|", text)
+
+
+def test_a_stack_trains_what_agrees_but_for_the_member():
+    config = read_config(CONFIGS / "full.yaml")
+    bases = {f"base-{data}-{cell}": {"accuracy": 1.0} for data in config.pruning.data for cell in config.cells}
+    every = [*jobs.first_jobs(config), *jobs.second_jobs(config, bases)]
+    stacks = jobs.stacked(every)
+    assert sorted(job.name for stack in stacks for job in stack) == sorted(job.name for job in every)
+    for stack in stacks:
+        assert len(stack) == {"structure": 20, "pruned": 10}.get(stack[0].training, 1)
+        first = stack[0]
+        for job in stack:
+            assert (job.training, job.data, job.weights) == (first.training, first.data, first.weights)
+            assert job.arguments == first.arguments
+        assert len({str(job.member) for job in stack}) == len(stack)
+
+
+def test_members_that_fail_are_results_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def half(train: Any, test: Any, members: list[dict[str, Any]], **arguments: Any) -> list[dict[str, Any]]:
+        failed = {"cell": arguments["cell"], "failed": "the loss became nan"}
+        return [failed if member["kind"] == "watts_strogatz" else {"cell": arguments["cell"]} for member in members]
+
+    monkeypatch.setitem(jobs.TRAININGS, "structure", half)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "original.csv").write_text("text,kind\nBE,valid\nBTE,first\n")
+    config = read_config(tiny_yaml(tmp_path))
+    few = [job for job in jobs.first_jobs(config) if job.name.startswith("structure-gru")]
+    results = jobs.work(few, tmp_path, processes=1, title="few")
+    assert len(results) == 4
+    for name, result in results.items():
+        assert ("failed" in result) == ("watts" in name)
+        assert result["data"] == "original"
+        assert {"seconds", "cpu_seconds"} <= set(result)
 
 
 # ------------------------------------------------------------------------------------------------------------- refusals
