@@ -15,12 +15,12 @@ from lightning import Callback
 from l0rnn.bench_report import BenchReport, BenchRow
 from l0rnn.cli import main
 from l0rnn.compare import Comparison, Plan, Run, read_plan, run_all, write_comparison
+from l0rnn.compare.kept_results import results_so_far
 from l0rnn.compare.latency import measure
 from l0rnn.compare.one_run import RESULT, train_run
 from l0rnn.compare.plan import folder_name, key_of
 from l0rnn.compare.plot import pareto, plot_comparison
 from l0rnn.compare.report import compare
-from l0rnn.compare.runner import results_so_far
 from tests.tiny_text import WORDS
 
 pytestmark = [
@@ -176,7 +176,9 @@ def test_runs_side_by_side_are_trained_once_and_failures_are_shown(
     comparison = Comparison.from_json((out / "compare.json").read_text())
     rows = {row.name: row for row in comparison.rows}
     assert list(rows) == list(runs)
-    assert "'valid/perplexity' is inf at the end of the training" in str(rows["diverging"].error)
+    # which of the two comes first depends on the processor's order of additions
+    reasons = ("'valid/perplexity' is inf at the end of the training", "the loss became nan")
+    assert any(reason in str(rows["diverging"].error) for reason in reasons)
     assert rows["after it"].error == "it refers to diverging, which failed"
     assert rows["dense"].density == 1
     assert rows["l0"].density <= 0.5

@@ -1,4 +1,4 @@
-"""One run of a comparison, in a process of its own: ``python -m l0rnn.compare FOLDER QUALITY FINAL``."""
+"""One run of a comparison, in a process of its own: ``python -m l0rnn.compare FOLDER QUALITY FINAL KEY …``."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ from pathlib import Path
 
 import yaml
 
-from l0rnn.compare.one_run import CONFIG, train_run
+from l0rnn.compare.one_run import CONFIG, PAUSED, train_run
+from l0rnn.training.callbacks import Paused
 
 if __name__ == "__main__":
-    folder = Path(sys.argv[1])
-    config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
-    train_run(config, folder, quality=sys.argv[2], final=sys.argv[3])
+    folder, quality, final, key, *extra = sys.argv[1:]
+    config = yaml.safe_load((Path(folder) / CONFIG).read_text(encoding="utf-8"))
+    try:
+        train_run(config, Path(folder), quality=quality, final=final, key=key, extra=extra)
+    except Paused:
+        sys.exit(PAUSED)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,22 @@ from l0rnn.blueprint import draw_blueprint
 from l0rnn.cost import cost, masked_cost
 from l0rnn.export import save_dense
 from l0rnn.surgery import operate
-from l0rnn.training.callbacks import WriteProgress
+from l0rnn.training.callbacks import PauseOnSignal, WriteProgress
 from l0rnn.training.configuration import build_run, last_checkpoint, training_seconds
 
 RESULT, MODEL, CONFIG, PROGRESS = "result.json", "model", "config.yaml", "progress.json"
+PAUSED = 75  # exit status of a run that was asked to stop; EX_TEMPFAIL of sysexits.h
 
 
-def train_run(config: Mapping[str, Any], folder: Path, *, quality: str, final: str) -> dict[str, Any]:
+def train_run(
+    config: Mapping[str, Any],
+    folder: Path,
+    *,
+    quality: str,
+    final: str,
+    extra: Sequence[str] = (),
+    key: str | None = None,
+) -> dict[str, Any]:
     """Train from a configuration, or go on where an earlier call was stopped.
 
     Args:
@@ -29,18 +39,22 @@ def train_run(config: Mapping[str, Any], folder: Path, *, quality: str, final: s
         folder: for checkpoints, logs, the deployable model and ``result.json``.
         quality: name of the logged figure of validation.
         final: name of the logged figure of the test.
+        extra: further arguments of the command line, for what is the machine's and not the experiment's.
+        key: what identifies the configuration, for the result.
 
     Returns:
         What was written to ``result.json``.
 
     Raises:
+        Paused: if the process was asked to stop by a signal; a checkpoint of that step has been written.
         ValueError: if the configuration is wrong, or a figure is not logged.
         FloatingPointError: if the loss or a figure is not finite.
     """
     # whoever runs several of these shows one line for each
-    model, data, trainer = build(config, folder, extra=["--trainer.enable_progress_bar=false"])
+    model, data, trainer = build(config, folder, extra=[*extra, "--trainer.enable_progress_bar=false"])
     whole = cost(draw_blueprint(model.network, model.wiring))  # now: units may be removed while it trains
-    trainer.callbacks.append(WriteProgress(folder / PROGRESS))
+    pause = PauseOnSignal(folder / "checkpoints" / "last.ckpt")  # the last, after all others have done their part
+    trainer.callbacks.extend([WriteProgress(folder / PROGRESS, quality=quality), pause])
     trainer.fit(model, data, ckpt_path=last_checkpoint(folder))
     figures = {**trainer.validate(model, data, verbose=False)[0], **trainer.test(model, data, verbose=False)[0]}
     for name in (quality, final):
@@ -56,6 +70,7 @@ def train_run(config: Mapping[str, Any], folder: Path, *, quality: str, final: s
     result = {
         "quality": figures[quality],
         "final": figures[final],
+        "figures": figures,
         "parameters": kept.parameters,
         "parameters_without_embedding": kept.parameters_without_embedding,
         "multiply_adds": kept.multiply_adds,
@@ -71,6 +86,10 @@ def train_run(config: Mapping[str, Any], folder: Path, *, quality: str, final: s
         "training_seconds": training_seconds(trainer),
         "model": str(folder / MODEL),
         "versions": {"torch": torch.__version__, "threads": torch.get_num_threads()},
+        "device": device_name(trainer.strategy.root_device),
+        "seed": config.get("seed_everything"),
+        "configuration": key,
+        "config": dict(config),
     }
     aside = folder / f"{RESULT}.new"
     aside.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -83,6 +102,11 @@ def build(config: Mapping[str, Any], folder: Path, *, extra: Sequence[str] = ())
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).write_text(yaml.safe_dump(dict(config), sort_keys=False), encoding="utf-8")
     return build_run(folder / CONFIG, folder, extra=extra)
+
+
+def device_name(device: torch.device) -> str:
+    """What a training ran on: the name of the card, or the kind of processor."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
 
 
 def block_of(method: Any) -> int | None:

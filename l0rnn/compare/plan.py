@@ -37,9 +37,10 @@ class Run:
         """Name and seed."""
         return f"{self.name}, seed {self.seed}"
 
-    def needs(self) -> set[str]:
-        """Names of the runs that the changes refer to."""
-        return {name for text in _texts(self.changes) for name, _ in REFERENCE.findall(text)}
+    def needs(self, what: str | None = None) -> set[str]:
+        """Names of the runs that the changes refer to: to anything of them, or to ``what``, such as ``model``."""
+        found = [pair for text in _texts(self.changes) for pair in REFERENCE.findall(text)]
+        return {name for name, part in found if what in (None, part)}
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Plan:
         grid: pairs (batch, steps) at which latency is measured.
         headline: the one of them that the plot shows.
         threads: CPU threads of the latency measurement.
+        name: that of its file, which the names of results begin with.
     """
 
     base: dict[str, Any]
@@ -63,6 +65,7 @@ class Plan:
     grid: list[tuple[int, int]] = field(default_factory=lambda: [(1, 1), (1, 35), (10, 30)])
     headline: tuple[int, int] = (1, 35)
     threads: int = 1
+    name: str = "plan"
 
     def config(self, run: Run, results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         """The whole configuration of a run.
@@ -79,6 +82,21 @@ class Plan:
         for name, value in run.changes.items():
             _set_(config, name, _resolved(value, results))
         return config
+
+    def key(self, run: Run, results: Mapping[str, Mapping[str, Any]]) -> str:
+        """`key_of` the configuration, the same wherever the models are that it refers to.
+
+        Example:
+            >>> run = Run("tuned", 1, {"model": "${l0:model}"})
+            >>> places = [{"l0": {"model": place, "configuration": "4f"}} for place in ("here", "there")]
+            >>> len({Plan({}, [run]).key(run, results) for results in places})
+            1
+        """
+        known = {
+            name: {**result, "model": result.get("configuration") or result.get("model")}
+            for name, result in results.items()
+        }
+        return key_of(self.config(run, known))
 
 
 def read_plan(path: Path) -> Plan:
@@ -120,7 +138,9 @@ def read_plan(path: Path) -> Plan:
     if headline not in grid:
         raise ValueError(f"`headline` must be one of `grid`, {grid}, got {headline}")
     figures = {key: str(told[key]) for key in ("quality", "final") if key in told}
-    return Plan(base, runs, grid=grid, headline=headline, threads=int(told.get("threads", 1)), **figures)
+    return Plan(
+        base, runs, grid=grid, headline=headline, threads=int(told.get("threads", 1)), name=path.stem, **figures
+    )
 
 
 def key_of(config: Mapping[str, Any]) -> str:
@@ -133,15 +153,24 @@ def key_of(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:10]
 
 
-def folder_name(run: Run, config: Mapping[str, Any]) -> str:
+def slug(text: str) -> str:
+    """A name as the name of a file.
+
+    Example:
+        >>> slug("L0, 30 %")
+        'l0-30'
+    """
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def folder_name(run: Run, config: Mapping[str, Any], key: str | None = None) -> str:
     """Name of a run's folder: readable, and another one for another configuration.
 
     Example:
         >>> folder_name(Run("L0, 30 %", 1, {}), {})
         'l0-30-seed1-44136fa355'
     """
-    words = re.sub(r"[^a-z0-9]+", "-", run.name.lower()).strip("-")
-    return f"{words}-seed{run.seed}-{key_of(config)}"
+    return f"{slug(run.name)}-seed{run.seed}-{key or key_of(config)}"
 
 
 def _yaml(path: Path) -> dict[str, Any]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import Callback, LightningModule, Trainer
-from torch import nn
+from torch import Tensor, nn
 
 
 class ScaleDropout(Callback):
@@ -61,51 +64,105 @@ class ScaleDropout(Callback):
         self._initial = dict(state_dict["initial"])
 
 
-class TrainingTime(Callback):
-    """Counts the seconds of a training over all resumes: by the clock, and of this process on all its cores.
+class AverageLate(Callback):
+    """Averages the weights over the steps once validation no longer improves; the average is evaluated and kept.
 
-    Trainings side by side slow each other down by the clock; the processor's seconds are nearer to what each costs.
+    It starts after an evaluation that is worse than the best of all but the last ``patience`` ones, as in NT-ASGD, and
+    not before ``start``, when a method has chosen what to keep. Gates are not averaged. What a method masks stays 0.
+    When units are removed, the average starts again.
+
+    Args:
+        start: fraction of the training before which nothing is averaged, in [0, 1).
+        patience: evaluations that may be worse than an earlier one.
+        monitor: name of the logged figure of validation; lower is better.
+
+    Raises:
+        ValueError: if an argument is out of range.
 
     Example:
-        >>> TrainingTime().seconds()
-        {'wall': 0.0, 'processor': 0.0}
+        >>> average = AverageLate(patience=2)
+        >>> [average.is_time(figure) for figure in (9.0, 8.0, 8.5, 8.1, 8.2)]
+        [False, False, False, False, True]
+
+    Reference:
+        Merity, Keskar, Socher, Regularizing and Optimizing LSTM Language Models (2017), arXiv 1708.02182, algorithm 1.
     """
 
-    def __init__(self) -> None:
-        self._before = {"wall": 0.0, "processor": 0.0}
-        self._started: dict[str, float] | None = None
+    def __init__(self, start: float = 0.5, patience: int = 5, monitor: str = "valid/loss") -> None:
+        if not 0 <= start < 1:
+            raise ValueError(f"`start` must be in [0, 1), got {start}")
+        if patience < 1:
+            raise ValueError(f"`patience` must be at least 1, got {patience}")
+        self.start, self.patience, self.monitor = start, patience, monitor
+        self._figures: list[float] = []
+        self._steps: int | None = None  # in the average; None before it has started
+        self._mean: dict[str, Tensor] = {}
+        self._own: dict[str, Tensor] = {}  # the weights while the average is in their place
 
-    def seconds(self) -> dict[str, float]:
-        """Seconds so far."""
-        now = _clocks()
-        running = self._started or now
-        return {name: self._before[name] + now[name] - running[name] for name in now}
+    def is_time(self, figure: float) -> bool:
+        """Whether the average starts after an evaluation with this figure, which is remembered."""
+        earlier = self._figures[: -self.patience]
+        self._figures.append(figure)
+        return bool(earlier) and figure > min(earlier)
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start counting."""
-        self._started = _clocks()
+    @torch.no_grad()
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Take the step into the average."""
+        if self._steps is None:
+            return
+        weights = _averaged(pl_module)
+        if {name: weight.shape for name, weight in weights.items()} != {n: m.shape for n, m in self._mean.items()}:
+            self._steps, self._mean = 0, {name: torch.zeros_like(weight) for name, weight in weights.items()}
+        self._steps += 1
+        for name, weight in weights.items():
+            self._mean[name] = self._mean[name].to(weight.device).lerp_(weight, 1 / self._steps)
+
+    @torch.no_grad()
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the average in the place of the weights."""
+        if trainer.state.fn == "fit" and self._steps:
+            masks, weights = pl_module.method.masks(), _averaged(pl_module)  # type: ignore[union-attr, operator]
+            self._own = {name: weight.clone() for name, weight in weights.items()}
+            for name, weight in weights.items():
+                weight.copy_(self._mean[name] * masks[name] if name in masks else self._mean[name])
+
+    @torch.no_grad()
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Go on with the weights, and start the average if it is time."""
+        for name, weight in _averaged(pl_module).items() if self._own else ():
+            weight.copy_(self._own[name])
+        self._own = {}
+        if trainer.state.fn == "fit" and not trainer.sanity_checking and self._steps is None:
+            is_late = trainer.global_step >= self.start * trainer.estimated_stepping_batches
+            if self.is_time(float(trainer.callback_metrics[self.monitor])) and is_late:
+                self._steps = 0
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop counting."""
-        self._before, self._started = self.seconds(), None
+        """Keep the average."""
+        self.on_validation_start(trainer, pl_module)
+        self._own, self._steps = {}, None
 
     def state_dict(self) -> dict[str, Any]:
-        """The seconds so far."""
-        return self.seconds()
+        """The average and the figures so far."""
+        return {"figures": list(self._figures), "steps": self._steps, "mean": dict(self._mean)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from there."""
-        self._before = dict(state_dict)
+        self._figures, self._steps = list(state_dict["figures"]), state_dict["steps"]
+        self._mean = dict(state_dict["mean"])
 
 
 class WriteProgress(Callback):
     """Writes how far a training is to a small JSON file, for whoever watches several runs at once.
 
-    The file holds ``step``, ``steps`` and ``epoch``, and is replaced as a whole, so that a reader never sees half.
+    The file holds ``step``, ``steps``, ``epoch``, ``steps_per_second`` and, where there is one, ``loss`` (nats per
+    target), ``quality`` (the last figure of validation) and ``density``. It is replaced as a whole, so that a reader
+    never sees half.
 
     Args:
         path: the file.
         every: seconds between two writes.
+        quality: name of the logged figure of validation.
 
     Example:
         >>> import tempfile
@@ -113,25 +170,96 @@ class WriteProgress(Callback):
         2.0
     """
 
-    def __init__(self, path: str | Path, every: float = 2.0) -> None:
+    def __init__(self, path: str | Path, every: float = 2.0, quality: str = "valid/loss") -> None:
         self.path = Path(path)
         self.every = every
-        self._written = float("-inf")
+        self.quality = quality
+        self._written = (float("-inf"), 0)  # when, and at which step
 
-    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Write, if it is time."""
-        if time.monotonic() - self._written >= self.every:
-            self._written = time.monotonic()
-            steps = int(trainer.estimated_stepping_batches)
-            progress = {"step": trainer.global_step, "steps": steps, "epoch": trainer.current_epoch}
+        now, step = time.monotonic(), trainer.global_step
+        if now - self._written[0] >= self.every:
+            rate = (step - self._written[1]) / (now - self._written[0])
+            self._written = (now, step)
+            figures = {
+                "loss": trainer.callback_metrics.get("train/loss"),
+                "quality": trainer.callback_metrics.get(self.quality),
+                "density": pl_module.method.figures().get("density"),  # type: ignore[union-attr, operator]
+            }
+            known = {name: float(figure) for name, figure in figures.items() if figure is not None}
+            place = {"step": step, "steps": int(trainer.estimated_stepping_batches), "epoch": trainer.current_epoch}
             self.path.parent.mkdir(parents=True, exist_ok=True)
             aside = self.path.with_suffix(".new")
-            aside.write_text(json.dumps(progress))
+            aside.write_text(json.dumps({**place, "steps_per_second": rate, **known}))
             aside.replace(self.path)
 
 
-def _clocks() -> dict[str, float]:
-    return {"wall": time.perf_counter(), "processor": time.process_time()}
+class Paused(Exception):  # noqa: N818 - nothing went wrong
+    """Raised out of `Trainer.fit` by `PauseOnSignal`, after its checkpoint has been written."""
+
+
+class PauseOnSignal(Callback):
+    """Writes a checkpoint after the current step and ends the training when asked to: by SIGTERM, SIGINT or `ask`.
+
+    It has to be the last of the Trainer's callbacks, so that the others have done their part of the step. The end of
+    the training has a checkpoint too, so that what comes after it can be repeated without training again.
+
+    Args:
+        checkpoint: the file, replaced as a whole.
+
+    Example:
+        >>> PauseOnSignal("last.ckpt").is_asked
+        False
+    """
+
+    def __init__(self, checkpoint: str | Path) -> None:
+        self.checkpoint = Path(checkpoint)
+        self.is_asked = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def ask(self, *signal_and_frame: Any) -> None:
+        """Let the training pause after its current step."""
+        self.is_asked = True
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take over the signals; here and not earlier, since Lightning takes them over too."""
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self.ask) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Raise `Paused` after writing the checkpoint, if asked to, and not between two gradients that are added up."""
+        # nor after the last step of an epoch: validation, scheduler and the new state of the next one belong to it
+        is_step = (batch_idx + 1) % trainer.accumulate_grad_batches == 0 and not trainer.is_last_batch
+        if self.is_asked and is_step:
+            self._save(trainer)
+            raise Paused(f"paused after step {trainer.global_step}; {self.checkpoint} goes on from there")
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the last checkpoint."""
+        self._give_back()
+        self._save(trainer)
+
+    def on_exception(self, *args: Any) -> None:
+        """Give the signals back."""
+        self._give_back()
+
+    def _give_back(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def _save(self, trainer: Trainer) -> None:
+        aside = self.checkpoint.with_name(f"{self.checkpoint.name}.new")
+        trainer.save_checkpoint(aside)
+        aside.replace(self.checkpoint)
+
+
+def _averaged(module: Any) -> dict[str, Tensor]:
+    gates = {id(parameter) for parameter in module.method.gate_parameters()}
+    return {name: weight for name, weight in module.network.named_parameters() if id(weight) not in gates}
 
 
 def _with_dropout(module: nn.Module) -> list[tuple[str, nn.Module]]:

@@ -2,16 +2,53 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning import LightningDataModule, Trainer
+from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from l0rnn.training.callbacks import TrainingTime
 from l0rnn.training.module import PrunableModule
+
+
+class TrainingTime(Callback):
+    """Counts the seconds of a training over all resumes: by the clock, and of this process on all its cores.
+
+    Trainings side by side slow each other down by the clock; the processor's seconds are nearer to what each costs.
+
+    Example:
+        >>> TrainingTime().seconds()
+        {'wall': 0.0, 'processor': 0.0}
+    """
+
+    def __init__(self) -> None:
+        self._before = {"wall": 0.0, "processor": 0.0}
+        self._started: dict[str, float] | None = None
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds so far."""
+        now = _clocks()
+        running = self._started or now
+        return {name: self._before[name] + now[name] - running[name] for name in now}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start counting."""
+        self._started = _clocks()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop counting."""
+        self._before, self._started = self.seconds(), None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The seconds so far."""
+        return self.seconds()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there."""
+        self._before = dict(state_dict)
 
 
 def lightning_cli(arguments: Sequence[str], *, run: bool = True) -> Any:
@@ -58,6 +95,8 @@ def build_run(
     trainer.loggers = [CSVLogger(out, name="logs"), *([TensorBoardLogger(out, name="logs")] if tensorboard else [])]
     for callback in trainer.checkpoint_callbacks:
         callback.dirpath = str(out / "checkpoints")  # type: ignore[attr-defined]
+        # else a run that goes on in a folder that was moved, or from a pause, writes last-v1.ckpt beside last.ckpt
+        callback._enable_version_counter = False  # type: ignore[attr-defined]
     trainer.callbacks.append(TrainingTime())  # type: ignore[attr-defined]
     return cli.model, cli.datamodule, trainer
 
@@ -72,3 +111,7 @@ def training_seconds(trainer: Trainer) -> dict[str, float]:
     """Seconds of training over all resumes, ``wall`` and ``processor``, of a Trainer that `build_run` made."""
     times = [callback for callback in trainer.callbacks if isinstance(callback, TrainingTime)]  # type: ignore[attr-defined]
     return {name: round(seconds, 1) for name, seconds in times[0].seconds().items()}
+
+
+def _clocks() -> dict[str, float]:
+    return {"wall": time.perf_counter(), "processor": time.process_time()}

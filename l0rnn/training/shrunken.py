@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import SGD
+from torch.optim import SGD, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 from l0rnn.export.config import Config, config_of
-from l0rnn.export.native import build_from
+from l0rnn.export.native import build_from, load_dense
 from l0rnn.language_model import LanguageModel, next_word_loss
 from l0rnn.methods import Dense
 from l0rnn.training.module import PrunableModule
@@ -27,12 +28,15 @@ class ShrunkenLanguageModel(PrunableModule):
     Its hyper-parameters describe every layer of the small network, so `load_from_checkpoint` builds just that one.
 
     Args:
-        network: what `shrink` returned, or its description in a checkpoint.
+        network: what `shrink` returned, the directory it was saved to, or its description in a checkpoint.
         learning_rate: of stochastic gradient descent.
         weight_decay: of the weights.
+        dropout: dropout probability, for the size that is left; that of the network if None.
+        flat_epochs: epochs at the full learning rate.
+        decay: factor of the learning rate in each epoch after those.
 
     Raises:
-        ValueError: if the network has gates, or is no `LanguageModel`.
+        ValueError: if the network has gates, or is no `LanguageModel`, or ``dropout`` or ``decay`` is out of range.
 
     Example:
         >>> model = ShrunkenLanguageModel(LanguageModel(50, 4, 6), learning_rate=0.1)
@@ -41,13 +45,32 @@ class ShrunkenLanguageModel(PrunableModule):
     """
 
     def __init__(
-        self, network: nn.Module | Mapping[str, Any], *, learning_rate: float = 0.1, weight_decay: float = 0.0
+        self,
+        network: nn.Module | dict[str, Any] | str,
+        *,
+        learning_rate: float = 0.1,
+        weight_decay: float = 0.0,
+        dropout: float | None = None,
+        flat_epochs: int = 1,
+        decay: float = 1.0,
     ) -> None:
+        if dropout is not None and not 0 <= dropout < 1:
+            raise ValueError(f"`dropout` must be in [0, 1), got {dropout}")
+        if not decay > 0:
+            raise ValueError(f"`decay` must be > 0, got {decay}")
+        if isinstance(network, str):
+            network = load_dense(network)
         is_description = isinstance(network, Mapping)
         config = Config(**network) if is_description else config_of(network)  # type: ignore[arg-type]
         small: Any = build_from(config) if is_description else network
         if type(small) is not LanguageModel:
             raise ValueError(f"`network` must be a LanguageModel, got a {type(small).__name__}")
+        if dropout is not None:
+            set_dropout_(small, dropout)
+
+        def make_scheduler(optimizer: Optimizer) -> LambdaLR:
+            return LambdaLR(optimizer, lambda epoch: decay ** max(0, epoch + 1 - flat_epochs))
+
         words = small.embedding.num_embeddings
         super().__init__(
             small,
@@ -55,11 +78,13 @@ class ShrunkenLanguageModel(PrunableModule):
             next_word_loss,
             Dense(),
             optimizer=lambda parameters: SGD(parameters, lr=learning_rate, weight_decay=weight_decay),
+            scheduler=make_scheduler,
             carries_state=True,
             example_inputs=torch.arange(10).remainder(words).reshape(5, 2),
         )
         small.train()  # what load_dense returns is in evaluation mode
-        settings = {"learning_rate": learning_rate, "weight_decay": weight_decay}
+        settings = {"learning_rate": learning_rate, "weight_decay": weight_decay, "dropout": dropout}
+        settings |= {"flat_epochs": flat_epochs, "decay": decay}
         self.save_hyperparameters({"network": asdict(config), **settings})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -70,6 +95,15 @@ class ShrunkenLanguageModel(PrunableModule):
     def evaluation_figures(self, stage: str, loss: torch.Tensor) -> dict[str, torch.Tensor]:
         """Mean loss and perplexity."""
         return {f"{stage}/loss": loss, f"{stage}/perplexity": torch.exp(loss)}
+
+
+def set_dropout_(network: nn.Module, rate: float) -> None:
+    """Set the rate of every nn.Dropout and of the dropout between the layers of recurrent modules."""
+    for module in network.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = rate
+        elif isinstance(getattr(module, "dropout", None), float):
+            module.dropout = rate  # type: ignore[assignment]
 
 
 def load_shrunken(checkpoint: str | Path) -> nn.Module | None:

@@ -132,7 +132,8 @@ def decoder_row(
 ) -> dict[str, Any]:
     """A Linear over 10,000 words with its weight in either order: medians, and the median of the ratios in a round."""
     by_rows = nn.Linear(units, MATRICES[0][0])
-    by_columns = onednn.column_major_(copy.deepcopy(by_rows))
+    by_columns = copy.deepcopy(by_rows)
+    onednn.column_major_(by_columns)
     inputs = torch.randn(words, units, requires_grad=is_training)
 
     def milliseconds(layer: nn.Linear) -> float:
