@@ -1,0 +1,1 @@
+"""BiDAF on SQuAD v1.1."""
