@@ -140,7 +140,7 @@ class OtherRuntimes(AbstractContextManager["OtherRuntimes"]):
     def __init__(self, names: Sequence[str]) -> None:
         self.names = tuple(dict.fromkeys(names))
         self._folder = TemporaryDirectory()
-        self._streamers: dict[str, TorchStreamer | CannotRunError] = {}
+        self._streamers: dict[tuple[str, int], TorchStreamer | CannotRunError] = {}
         self._exports: dict[str, Path | CannotRunError] = {}
 
     def __exit__(self, *_: object) -> None:
@@ -160,9 +160,10 @@ class OtherRuntimes(AbstractContextManager["OtherRuntimes"]):
         Raises:
             CannotRunError: if the runtime cannot run the network, or gives other outputs.
         """
-        if name not in self._streamers:
-            self._streamers[name] = _caught(lambda: _streamer(network, arguments))
-        streamer = _or_raised(self._streamers[name])
+        key = name, torch.get_num_threads()  # which a streamer is made for
+        if key not in self._streamers:
+            self._streamers[key] = _caught(lambda: _streamer(network, arguments))
+        streamer = _or_raised(self._streamers[key])
         inputs, states = arguments[0], flat(arguments[1]) if len(arguments) == 2 else []
         if not states:
             states = list(streamer.interface.zero_state(inputs.shape[0 if streamer.interface.is_batch_first else 1]))

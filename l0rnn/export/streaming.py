@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from l0rnn.export.describe import refuse_gates
 from l0rnn.export.interface import Interface, State, example_input_of, flat, interface_of, nested
+from l0rnn.export.steps import steps_of
 from l0rnn.onednn import column_major_, onednn
 
 
@@ -64,7 +65,9 @@ class TorchStreamer(Streamer):
 
     oneDNN, whose LSTM re-packs its weights at every call, is off: a single step of a large network is several times as
     fast without. The copy's matrices lie in memory column by column, in the order in which a step reads them fastest,
-    see `l0rnn.onednn.column_major_`. A change of the network's weights does not reach the copy.
+    see `l0rnn.onednn.column_major_`. An LSTM language model is stepped through kernel by kernel, see
+    `l0rnn.export.steps`, its decoder divided among the threads that torch has when the streamer is made. A change of
+    the network's weights does not reach the copy.
 
     Args:
         network: a `LanguageModel`, a recurrent layer, or any network called as ``network(input)`` or
@@ -110,11 +113,16 @@ class TorchStreamer(Streamer):
         self.interface, self.nesting = interface_of(self.network, self.example_input)
         self.vocabulary = vocabulary
         self.uses_onednn = uses_onednn
+        self._steps = None
         if not uses_onednn:
             column_major_(self.network)
+            self._steps = steps_of(self.network, threads=torch.get_num_threads())
 
     def run(self, inputs: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """See `Streamer.run`."""
+        if self._steps is not None and self._steps.takes(inputs):
+            with torch.inference_mode():
+                return self._steps(inputs, state)
         with torch.inference_mode(), onednn(self.uses_onednn):
             if not self.interface.states:
                 found = self.network(inputs)

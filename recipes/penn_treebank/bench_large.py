@@ -36,6 +36,7 @@ from l0rnn.language_model import LanguageModel
 GRID = ((1, 1), (1, 35), (10, 30), (20, 35))
 DENSITY = 0.1
 BY_HAND = "by hand"
+KINDS = ("large", "by_hand", "steps")
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, os.cpu_count() or 1}))
     parser.add_argument("--runtimes", nargs="+", default=installed_runtimes(), help="default: all that are installed")
     parser.add_argument("--seconds", type=float, default=Settings.seconds)
+    parser.add_argument("--only", nargs="+", choices=KINDS, default=list(KINDS), help="of the three benchmarks")
     parser.add_argument("--out", type=Path, required=True, help="JSON file; the others lie beside it")
     options = parser.parse_args()
     settings = Settings(
@@ -102,16 +104,18 @@ def main() -> None:
         tuple(options.runtimes),
         options.seconds,
     )
-    reports = measure(settings)
-    for kind, report in reports.items():
+    for kind, report in measure(settings, only=options.only).items():
         path = report_path(options.out, kind)
         report.save(path)
         print(f"{report.table()}\n\nwritten: {path}\n")
-    print(summary(reports, settings))
+    paths = {kind: report_path(options.out, kind) for kind in KINDS}
+    if all(path.exists() for path in paths.values()):
+        reports = {kind: BenchReport.from_json(path.read_text(encoding="utf-8")) for kind, path in paths.items()}
+        print(summary(reports, settings))
 
 
-def measure(settings: Settings) -> dict[str, BenchReport]:
-    """The three benchmarks: ``""``, ``"by_hand"`` and ``"steps"``."""
+def measure(settings: Settings, *, only: Sequence[str] = KINDS) -> dict[str, BenchReport]:
+    """The benchmarks asked for."""
     torch.manual_seed(0)
     dense = _model(settings.vocabulary, settings.dense)
     small = {name_of(widths): _model(settings.vocabulary, widths) for widths in settings.small}
@@ -119,36 +123,28 @@ def measure(settings: Settings) -> dict[str, BenchReport]:
     def make_inputs(batch: int, steps: int) -> tuple[Tensor]:
         return (torch.randint(settings.vocabulary, (steps, batch)),)
 
-    shared: dict[str, Any] = {"threads": settings.threads, "automatic": True, "roofline": True}
-    example = make_inputs(2, 3)
-    zeros = forms_with_zeros(dense, dense.wiring, DENSITY, block=settings.block, example_inputs=example)
-    forms = {f"{form}, {DENSITY:.0%} kept": network for form, network in zeros.items()}
-    large = benchmark_in(
-        settings.runtimes,
-        {name_of(settings.dense): dense, **forms, **small},
-        make_inputs,
-        grid=settings.grid,
-        seconds=settings.seconds,
-        rounds=3,
-        **shared,
-    )
-    pairs: dict[str, nn.Module] = {}
-    for widths in settings.small:
-        pairs[name_of(widths)] = small[name_of(widths)]
-        pairs[f"{name_of(widths)}, {BY_HAND}"] = ByHand(settings.vocabulary, widths)
-    by_hand = benchmark(
-        pairs,
-        make_inputs,
-        grid=settings.grid,
-        threads=settings.threads,
-        seconds=settings.seconds,
-        rounds=9,
-        automatic=True,
-    )
-    both = {name_of(settings.dense): dense, **small}
-    runtimes = (*settings.runtimes, STREAMER)
-    steps = benchmark_in(runtimes, both, make_inputs, grid=[(1, 1)], seconds=2 * settings.seconds, rounds=9, **shared)
-    return {"": large, "by_hand": by_hand, "steps": steps}
+    def large() -> BenchReport:
+        example = make_inputs(2, 3)
+        zeros = forms_with_zeros(dense, dense.wiring, DENSITY, block=settings.block, example_inputs=example)
+        forms = {f"{form}, {DENSITY:.0%} kept": network for form, network in zeros.items()}
+        networks = {name_of(settings.dense): dense, **forms, **small}
+        options = {**shared, "grid": settings.grid, "seconds": settings.seconds, "rounds": 3}
+        return benchmark_in(settings.runtimes, networks, make_inputs, roofline=True, **options)
+
+    def by_hand() -> BenchReport:
+        pairs: dict[str, nn.Module] = {}
+        for widths in settings.small:
+            pairs[name_of(widths)] = small[name_of(widths)]
+            pairs[f"{name_of(widths)}, {BY_HAND}"] = ByHand(settings.vocabulary, widths)
+        return benchmark(pairs, make_inputs, grid=settings.grid, seconds=settings.seconds, rounds=9, **shared)
+
+    def steps() -> BenchReport:
+        networks, runtimes = {name_of(settings.dense): dense, **small}, (*settings.runtimes, STREAMER)
+        options = {**shared, "grid": [(1, 1)], "seconds": 2 * settings.seconds, "rounds": 9}
+        return benchmark_in(runtimes, networks, make_inputs, roofline=True, **options)
+
+    shared: dict[str, Any] = {"threads": settings.threads, "automatic": True}
+    return {kind: run() for kind, run in zip(KINDS, (large, by_hand, steps), strict=True) if kind in only}
 
 
 def summary(reports: dict[str, BenchReport], settings: Settings) -> str:
@@ -184,7 +180,7 @@ def name_of(widths: Sequence[int]) -> str:
 
 def report_path(out: Path, kind: str) -> Path:
     """Where one of the benchmarks is written."""
-    return out.with_name(f"{out.stem}_{kind}{out.suffix}") if kind else out
+    return out if kind == KINDS[0] else out.with_name(f"{out.stem}_{kind}{out.suffix}")
 
 
 def installed_runtimes() -> list[str]:

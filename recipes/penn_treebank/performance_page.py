@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from l0rnn.bench_report import RUNTIMES, BenchReport
-from recipes.penn_treebank.bench_large import BY_HAND, over_by_hand, report_path
+from recipes.penn_treebank.bench_large import BY_HAND, KINDS, over_by_hand, report_path
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[2] / "docs" / "performance.md"
@@ -30,7 +30,7 @@ def main() -> None:
 def filled(page: str, results: Path) -> str:
     """The page with the tables of all results that are there."""
     for name in BENCHES:
-        paths = {kind: report_path(results / f"{name}.json", kind) for kind in ("", "by_hand", "steps")}
+        paths = {kind: report_path(results / f"{name}.json", kind) for kind in KINDS}
         if all(path.exists() for path in paths.values()):
             reports = {kind: BenchReport.from_json(path.read_text(encoding="utf-8")) for kind, path in paths.items()}
             picture = f"\n\n![latency of each network, and the limit of the machine]({PICTURE})" * (name == BENCHES[0])
@@ -41,7 +41,7 @@ def filled(page: str, results: Path) -> str:
 
 def bench_text(reports: dict[str, BenchReport]) -> str:
     """The tables of one shape."""
-    large, by_hand, steps = reports[""], reports["by_hand"], reports["steps"]
+    large, by_hand, steps = reports["large"], reports["by_hand"], reports["steps"]
     environment = ", ".join(f"{key}: {value}" for key, value in large.environment.items())
     parts = [
         environment,

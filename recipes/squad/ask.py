@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from recipes.squad.evaluate import best_spans
-from recipes.squad.examples import UNKNOWN, _spellings
+from recipes.squad.examples import UNKNOWN
+from recipes.squad.numbering import spellings
 from recipes.squad.sizes import load_model
 from recipes.squad.tokenizer import Token, tokenize
 
@@ -74,7 +75,7 @@ class Reader:
     def _ids(self, tokens: list[Token]) -> tuple[Tensor, Tensor]:
         length = int(self.config["word_length"])
         words = [
-            next((self._words[word] for word in _spellings(token.text) if word in self._words), UNKNOWN)
+            next((self._words[word] for word in spellings(token.text) if word in self._words), UNKNOWN)
             for token in tokens
         ]
         characters = torch.zeros(1, len(tokens), length, dtype=torch.long)

@@ -185,7 +185,7 @@ class SquadData(LightningDataModule):
     @cached_property
     def prepared(self) -> tuple[Any, Any, Any]:
         """Examples to train on, those of the dev set, and the report on them."""
-        from recipes.squad.examples import prepare
+        from recipes.squad.preparation import prepare
 
         return prepare(
             self.data_dir, self.cache_dir, vectors_path=self.vectors, limit=self.limit, progress=True, **self.lengths

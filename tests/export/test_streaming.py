@@ -10,7 +10,9 @@ import torch
 from torch import nn
 
 from l0rnn.export import TorchStreamer, export_onnx, generate, open_streamer, perplexity, save_dense, text_columns
+from l0rnn.export.interface import flat
 from l0rnn.export.measure import sampled_text
+from l0rnn.export.steps import LanguageModelSteps, steps_of
 from l0rnn.export.vocabulary import decode, encode
 from l0rnn.language_model import next_word_loss
 from tests.export.models import WORDS, language_model
@@ -46,6 +48,47 @@ def test_batch_first_steps() -> None:
     for time in range(5):
         output, state = streamer.step(inputs[:, time], state)
     torch.testing.assert_close(output, layer(inputs)[0][:, -1].detach(), atol=1e-6, rtol=0)
+
+
+class TestStepsWithoutModules:
+    @pytest.mark.parametrize("sizes", [[5, 3], [6, 6], [4]])
+    @pytest.mark.parametrize("threads", [1, 11])  # 11 words: as many parts
+    @pytest.mark.parametrize("size", [(1, 1), (1, 3), (2, 1), (2, 4)])
+    def test_they_give_what_the_network_gives(self, sizes: list[int], threads: int, size: tuple[int, int]) -> None:
+        network = language_model("LSTM", sizes)
+        steps = steps_of(network, threads=threads)
+        assert steps is not None
+        assert (steps.parts is None) == (threads == 1)
+        tokens = torch.randint(11, size)
+        with torch.inference_mode():
+            _, state = network(torch.randint(11, (3, size[1])))
+            for given in (None, state):
+                logits, final = network(tokens, given)
+                found, found_state = steps(tokens, None if given is None else flat(given))
+                torch.testing.assert_close(found, logits)
+                torch.testing.assert_close(found_state, tuple(flat(final)))
+
+    def test_other_networks_and_calls_are_left_to_themselves(self) -> None:
+        for mode, sizes in (("GRU", [6, 6]), ("RNN_TANH", [5, 3])):
+            assert steps_of(language_model(mode, sizes)) is None
+        assert steps_of(nn.LSTM(3, 4)) is None
+        assert steps_of(language_model().double()) is None
+        assert steps_of(language_model().train()) is None
+        hooked = language_model()
+        hooked.decoder.register_forward_hook(lambda *_: None)
+        assert steps_of(hooked) is None
+        for size in ((3, 1), (1, 33), (0, 1)):
+            assert not LanguageModelSteps.takes(torch.zeros(size, dtype=torch.int64))
+
+    def test_a_streamer_uses_them_unless_onednn_is_asked_for(self) -> None:
+        network = language_model()
+        assert TorchStreamer(network)._steps is not None
+        assert TorchStreamer(network, uses_onednn=True)._steps is None
+
+    def test_a_state_of_another_size_is_an_error(self) -> None:
+        streamer = TorchStreamer(language_model("LSTM", [5, 3]))
+        with pytest.raises(RuntimeError, match="hidden"):
+            streamer.step(torch.tensor([1]), streamer.initial_state(2))
 
 
 class TestGeneration:

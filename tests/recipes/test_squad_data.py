@@ -15,7 +15,7 @@ import torch
 
 from recipes.squad.articles import find_squad, read_squad
 from recipes.squad.batches import Batches, answer_text
-from recipes.squad.examples import prepare
+from recipes.squad.preparation import prepare
 from recipes.squad.tokenizer import tokenize
 from recipes.squad.vectors import read_vectors
 
