@@ -12,6 +12,7 @@ from typing import Any
 
 from l0rnn.bench_report import RUNTIMES, BenchReport
 from recipes.penn_treebank.bench_large import BY_HAND, KINDS, over_by_hand, report_path
+from recipes.penn_treebank.removal_time import table as removal_table
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[2] / "docs" / "performance.md"
@@ -35,6 +36,9 @@ def filled(page: str, results: Path) -> str:
             reports = {kind: BenchReport.from_json(path.read_text(encoding="utf-8")) for kind, path in paths.items()}
             picture = f"\n\n![latency of each network, and the limit of the machine]({PICTURE})" * (name == BENCHES[0])
             page = _between(page, name, bench_text(reports) + picture)
+    for name, text in (("removal_time", removal_text), ("latency_budget", budget_text), ("onednn_rule", rule_text)):
+        if (path := results / f"{name}.json").exists():
+            page = _between(page, name, text(json.loads(path.read_text(encoding="utf-8"))))
     steps = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("step_time*.json"))]
     return _between(page, "step_time", step_table(steps)) if steps else page
 
@@ -98,6 +102,39 @@ def step_table(results: list[dict[str, Any]]) -> str:
                 f"| {device} | {row['hidden']} | {size['batch']} × {size['steps']} | {size['threads']} | "
                 f"{row['open']:.0%} | {row['dense_ms']:.1f} | {row['gated_ms']:.1f} | {row['ratio']:.3f} |"
             )
+    return "\n".join(lines)
+
+
+def removal_text(result: dict[str, Any]) -> str:
+    """The three trainings, and what they ran on."""
+    environment = result["environment"]
+    threads = result["versions"]["threads"]
+    return f"{removal_table(result['rows'])}\n\n{environment['cpu']}, {threads} thread, torch {environment['torch']}."
+
+
+def budget_text(result: dict[str, Any]) -> str:
+    """A budget in milliseconds: asked for, predicted by the table, measured."""
+    call, environment = result["call"], result["environment"]
+    titles = ["batch × steps", "dense, ms", "asked, ms", "by the table, ms", "measured, ms", "measured / asked"]
+    figures = [result[f"{name}_ms"] for name in ("dense_measured", "asked", "predicted", "measured")]
+    cells = [f"{call['batch']} × {call['steps']}", *(f"{figure:.2f}" for figure in figures)]
+    cells += [f"{result['measured_over_asked']:.3f}", ", ".join(str(width) for width in result["widths"].values())]
+    lines = [[*titles, "units kept"], ["---"] * (len(titles) + 1), cells]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"{table}\n\n{environment['cpu']}, {call['threads']} thread, torch {environment['torch']}."
+
+
+def rule_text(result: dict[str, Any]) -> str:
+    """Rates of a product with one vector, and what the order of its weight means to a decoder."""
+    lines = ["| matrix | by rows, GB/s | by columns, GB/s |", "|---|---|---|"]
+    for row in result["orders"]:
+        rates = f"{row['by_rows'] / 1e9:.1f} | {row['by_columns'] / 1e9:.1f}"
+        lines.append(f"| {row['rows']} × {row['columns']} | {rates} |")
+    lines += ["", "| decoder reads | words | by rows, ms | by columns, ms | columns / rows |", "|---|---|---|---|---|"]
+    for row in result["decoders"]:
+        words = f"{row['words']}{', with gradients' * row['is_training']}"
+        times = f"{row['by_rows_ms']:.2f} | {row['by_columns_ms']:.2f} | {row['ratio']:.2f}"
+        lines.append(f"| {row['units']} | {words} | {times} |")
     return "\n".join(lines)
 
 

@@ -54,14 +54,20 @@ def read_vectors(path: Path | None, *, size: int | None = None, only: set[str] |
         raise FileNotFoundError(f"`path` must be an existing file of vectors, got {str(path)!r}. {_WAYS_TO_GET_THEM}")
     try:
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
-                return _selected(arrays["words"].tolist(), arrays["vectors"], size, only, source=str(path))
+            return _selected(*_arrays(path), size, only, source=str(path))
         with _opened(path, size) as lines:
             return _parsed(lines, size, only, source=str(path))
     except (OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, UnicodeDecodeError) as error:
         raise ValueError(
             f"`path` must be a whole file of vectors, got {str(path)!r}: {error}. {_WAYS_TO_GET_THEM}"
         ) from error
+
+
+def _arrays(path: Path) -> tuple[list[str], np.ndarray]:
+    if not zipfile.is_zipfile(path):  # numpy would take it for a pickle, and advise to load that
+        raise zipfile.BadZipFile("it is no .npz")
+    with np.load(path, allow_pickle=False) as arrays:
+        return arrays["words"].tolist(), arrays["vectors"]
 
 
 def packaged_files() -> tuple[Path, Path]:
