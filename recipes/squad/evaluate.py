@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from recipes.squad.network import inputs_of
 from recipes.squad.training import moved
 
-MAX_ANSWER = 20  # words; 98 in 100 answers of SQuAD are shorter
+MAX_ANSWER = 20  # words; 98.9 % of the answers of the train set are not longer
 
 
 def best_spans(start: Tensor, end: Tensor, max_answer: int = MAX_ANSWER) -> tuple[Tensor, Tensor, Tensor]:
