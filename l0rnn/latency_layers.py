@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from l0rnn.axes import Blueprint
+from l0rnn.axes import Blueprint, is_by_columns
 from l0rnn.blueprint import RECURRENT
 from l0rnn.latency_grid import CallSize, LayerGrid, LayerPlace, grid_widths
+from l0rnn.onednn import column_major_
 
 
 def layout(
@@ -88,6 +89,9 @@ class LayerAlone(nn.Module):
         dtype = next(network.parameters()).dtype
         if grid.layer == "Linear":
             layer = nn.Linear(reads, units, bias=grid.bias)
+            own = [module.weight for module in network.modules() if isinstance(module, nn.Linear)]
+            if any(map(is_by_columns, own)):  # the order in memory matters: see `l0rnn.onednn.column_major_`
+                column_major_(layer)
         elif grid.layer.startswith("RNN_"):
             layer = nn.RNN(reads, units, bias=grid.bias, nonlinearity=grid.layer.removeprefix("RNN_").lower())
         else:

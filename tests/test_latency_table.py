@@ -13,11 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from l0rnn import latency_measurement
+from l0rnn.axes import is_by_columns
 from l0rnn.bench_report import environment
 from l0rnn.blueprint import draw_blueprint
 from l0rnn.cost import cost
+from l0rnn.language_model import LanguageModel
 from l0rnn.latency_grid import CallSize, LayerGrid, LayerPlace
-from l0rnn.latency_layers import Chain, kept_units, layout
+from l0rnn.latency_layers import Chain, LayerAlone, kept_units, layout
 from l0rnn.latency_measurement import find_table, measure_latency
 from l0rnn.latency_table import LatencyTable
 from l0rnn.layers import Gates
@@ -572,3 +574,10 @@ def test_a_run_from_a_configuration_resumes_with_its_own_table(*, has_file: bool
     assert clock.sets == measured, "the checkpoint has the table"
     assert loaded.method.objective.latency.plain() == table.plain()
     assert loaded.method.kept_cost().milliseconds == model.method.kept_cost().milliseconds
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_linear_layer_is_timed_in_the_order_of_memory_of_the_network(tied: bool) -> None:
+    network = LanguageModel(11, 4, 4, num_layers=1, tied=tied)
+    alone = LayerAlone(LayerGrid("Linear", True, (4,), (11,)), 4, 11, network, CallSize(1, 1))
+    assert is_by_columns(alone.layer.weight) == (not tied)
