@@ -16,7 +16,7 @@ class LanguageModel(nn.Module):
     """Embedding → recurrent stack → Linear over the vocabulary, with dropout before and after the stack.
 
     In inference on a CPU, calls of one or two steps go round oneDNN, see `l0rnn.onednn.run_recurrent`. The decoder's
-    weight, unless tied, lies in memory column by column, which MKL multiplies faster, one word up to three times as
+    weight, unless tied, lies in memory column by column, which MKL multiplies faster, one word up to five times as
     fast (recipes/penn_treebank/onednn_rule.py); `state_dict` hands it out row by row, as file formats want it.
 
     Args:
