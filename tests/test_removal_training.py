@@ -281,7 +281,7 @@ class TestCheckpoints:
 def test_the_log_knows_of_no_jump_and_dropout_follows(tmp_path: Path) -> None:
     module, watch = model(METHODS["structured_magnitude"](), dropout=0.5), Widths()
     logger = CSVLogger(tmp_path, name="logs")
-    fit(module, tmp_path, removal(), ScaleDropout(0.1), watch, logger=logger, log_every_n_steps=1)
+    fit(module, tmp_path, removal(), ScaleDropout(0.1, every=1), watch, logger=logger, log_every_n_steps=1)
     with (Path(logger.log_dir) / "metrics.csv").open() as file:
         logged = [float(row["train/density"]) for row in csv.DictReader(file) if row["train/density"]]
     assert len(logged) == 60

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from l0rnn.hard_concrete import HardConcrete
+from l0rnn.layers.folding import fold, fold_into_one_block
 from l0rnn.layers.gated_readers import Blocks, gate_values
 from l0rnn.layers.gates import Gates
 from l0rnn.layers.open_units import WORTH_SKIPPING, OpenUnits, call_kernel
@@ -45,7 +46,9 @@ class GatedRecurrence(nn.RNNBase):
     gates: Any  # nn.ModuleDict of Gates; torch types every submodule as Tensor | Module
     is_wired = False  # True when a network-wide wiring draws the gates and lets each reader apply them
     input_blocks: Blocks | None = None  # what a wired layer reads, with the gates that other layers own
-    skips_closed_units = True  # False computes them all the same, to measure what skipping gains
+    # None: on a CPU, where it is less work. On a GPU the host would have to wait for the gates at every pass, and small
+    # batches take as long with few units as with many (recipes/penn_treebank/step_time.py). False: never, True: always.
+    skips_closed_units: bool | None = None
 
     def _add_gates(self, units: GatedUnits, open_probability: float, distribution: HardConcrete | None) -> None:
         if units not in ("input", "hidden", "both"):
@@ -152,11 +155,13 @@ class GatedRecurrence(nn.RNNBase):
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Torch's fused kernel: on the open units alone where that is less work, else on folded weights."""
         kernel = KERNELS[self.mode]
-        if self.skips_closed_units and OpenUnits.apply_to(self):
+        is_on_cpu = data.device.type == "cpu"
+        skips = is_on_cpu if self.skips_closed_units is None else self.skips_closed_units
+        if skips and OpenUnits.apply_to(self):
             open_units = OpenUnits(self, input_values)
             if open_units.share_of_work() < WORTH_SKIPPING:
                 return open_units.run(data, state, batch_sizes, kernel)
-        if data.device.type == "cpu":
+        if is_on_cpu:
             return self._run_by_layer(data, state, batch_sizes, kernel)
         weights = self.folded_weights()
         output, final = call_kernel(self, kernel, data, state, weights, batch_sizes, self.num_layers, self.dropout)
@@ -197,12 +202,20 @@ class GatedRecurrence(nn.RNNBase):
         keys = self.layer_keys()
         directions = 2 if self.bidirectional else 1
         before = {key: keys[: i // directions * directions][-directions:] for i, key in enumerate(keys)}
-        return [weight for key in keys for weight in self._layer_weights(key, before[key])]
+        pairs = [pair for key in keys for pair in self._weights_and_gates(key, before[key])]
+        if pairs[0][0].is_cuda:
+            return fold_into_one_block(*zip(*pairs, strict=True))
+        return [weight if gates is None else fold(weight, gates) for weight, gates in pairs]
 
-    def _layer_weights(self, key: str, previous: Sequence[str] = ()) -> list[Tensor]:
-        """Weights of one layer and direction, folded; ``weight_ih`` with the gates of the layer before, if given."""
+    def _layer_weights(self, key: str) -> list[Tensor]:
+        """Weights of one layer and direction, folded but for the gates of the layer before."""
+        return [weight if gates is None else fold(weight, gates) for weight, gates in self._weights_and_gates(key)]
+
+    def _weights_and_gates(self, key: str, previous: Sequence[str] = ()) -> list[tuple[Tensor, Tensor | None]]:
+        """Each weight of one layer and direction with the gates of its columns; ``previous``: those of the input."""
         reads = {"weight_ih": previous, "weight_hh": [key], "weight_hr": [f"{key}_cell"]}
-        return [self._scale(getattr(self, f"{kind}_{key}"), reads.get(kind, ())) for kind in self._kinds()]
+        weights = [(kind, getattr(self, f"{kind}_{key}")) for kind in self._kinds()]
+        return [(weight, self._gates_under(reads.get(kind, ()), weight)) for kind, weight in weights]
 
     def _kinds(self) -> list[str]:
         biases = ["bias_ih", "bias_hh"] if self.bias else []
@@ -210,10 +223,15 @@ class GatedRecurrence(nn.RNNBase):
 
     def _scale(self, tensor: Tensor, keys: Sequence[str]) -> Tensor:
         """Multiply the last dimension by the gates under these keys, if there are any."""
-        values = [self.gates[key].value for key in keys if key in self.gates]
+        gates = self._gates_under(keys, tensor)
+        return tensor if gates is None else tensor * gates
+
+    def _gates_under(self, keys: Sequence[str], like: Tensor) -> Tensor | None:
+        """The gates under these keys side by side, `(unit,)` in the dtype of ``like``, or None if there are none."""
+        values: list[Any] = [self.gates[key].value for key in keys if key in self.gates]
         if not values:
-            return tensor
-        return tensor * torch.cat(values).to(tensor.dtype)  # type: ignore[arg-type]
+            return None
+        return (values[0] if len(values) == 1 else torch.cat(values)).to(like.dtype)
 
     def _open(self, input: Tensor | PackedSequence) -> tuple[Tensor, Tensor | None, bool]:
         if isinstance(input, PackedSequence):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -129,3 +131,24 @@ class Gates(nn.Module):
     def __getstate__(self) -> dict[str, object]:
         # a drawn value hangs on an autograd graph, which neither copy nor pickle can take along
         return {**self.__dict__, "_value": None}
+
+
+def draw_together(gates: Sequence[Gates]) -> None:
+    """`draw` of all of them, by one sample for those that are random and alike.
+
+    Example:
+        >>> few, many = Gates(1, open_probability=1.0), Gates(2, open_probability=1.0)
+        >>> draw_together([few, many])
+        >>> few.value.tolist(), many.value.tolist()
+        ([1.0], [1.0, 1.0])
+    """
+    alike: dict[object, list[Gates]] = {}
+    for one in gates:
+        if one.training and not one.is_frozen:
+            alike.setdefault((one.distribution, one.log_alpha.dtype, one.log_alpha.device), []).append(one)
+        else:
+            one.draw()
+    for group in alike.values():
+        values = group[0].distribution.sample(torch.cat([one.log_alpha for one in group]))
+        for one, value in zip(group, values.split([one.units for one in group]), strict=True):
+            one._value = value

@@ -17,7 +17,7 @@ from l0rnn.hard_concrete import HardConcrete
 from l0rnn.layers.gated_readers import Blocks, GatedLayerNorm, GatedLinear
 from l0rnn.layers.gated_recurrence import GatedRecurrence, GatedUnits
 from l0rnn.layers.gated_rnn import gate_layer
-from l0rnn.layers.gates import Gates
+from l0rnn.layers.gates import Gates, draw_together
 
 
 class DrawGates:
@@ -28,8 +28,7 @@ class DrawGates:
 
     def __call__(self, module: nn.Module, inputs: Any) -> None:
         """Draw all gates."""
-        for gates in self.gates:
-            gates.draw()
+        draw_together(self.gates)
 
 
 def gate_network_(

@@ -10,6 +10,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from l0rnn.axes import GATES_PER_CELL
 from l0rnn.layered_graph import LayeredGraph
+from l0rnn.layers.folding import as_one_block
 from l0rnn.layers.gated_recurrence import KERNELS
 
 
@@ -82,7 +83,7 @@ class MaskedRecurrence(nn.RNNBase):
             weights[0] = weights[0] * self.mask
         parts = tuple(part.unsqueeze(0) for part in state)
         hx = parts if self.mode == "LSTM" else parts[0]
-        options = (weights, self.bias, 1, 0.0, self.training, False)
+        options = (as_one_block(weights), self.bias, 1, 0.0, self.training, False)
         kernel: Any = KERNELS[self.mode]
         if batch_sizes is None:
             output, *final = kernel(data, hx, *options, False)

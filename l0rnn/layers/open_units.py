@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from l0rnn.layers.folding import as_one_block
+
 if TYPE_CHECKING:
     from l0rnn.layers.gated_recurrence import GatedRecurrence
 
@@ -146,7 +148,7 @@ def call_kernel(
 ) -> tuple[Tensor, list[Tensor]]:
     """Torch's fused function with the options of a stack: the output and the parts of the final state."""
     hx = tuple(state) if layer.mode == "LSTM" else state[0]
-    shared = (weights, layer.bias, num_layers, dropout, layer.training, layer.bidirectional)
+    shared = (as_one_block(weights), layer.bias, num_layers, dropout, layer.training, layer.bidirectional)
     if batch_sizes is None:
         output, *ends = kernel(data, hx, *shared, layer.batch_first)
     else:

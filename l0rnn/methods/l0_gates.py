@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from l0rnn.axes import Blueprint
 from l0rnn.blueprint import draw_blueprint
 from l0rnn.cost import Cost, cost
+from l0rnn.expected_cost import ExpectedCost
 from l0rnn.hard_concrete import HardConcrete
 from l0rnn.latency_measurement import find_table
 from l0rnn.latency_table import LatencyTable
@@ -78,6 +79,7 @@ class L0Gates(UnitMethod):
         self.freeze = freeze
         self.distribution = distribution or HardConcrete()
         self._table: LatencyTable | None = None  # until the objective has accepted it
+        self._expected: ExpectedCost | None = None  # of the blueprint as it is
 
     def check(self, minimum: Cost, dense: Cost) -> None:
         """Refuse an objective that cannot be met."""
@@ -126,7 +128,12 @@ class L0Gates(UnitMethod):
 
     def expected_cost(self) -> Cost:
         """Expected cost of the open units, differentiable."""
-        return self.cost_of(self.blueprint, {axis: gates.open_probability() for axis, gates in self._gates.items()})
+        if self._table is not None or self.objective.latency is not None:
+            return self.cost_of(self.blueprint, {axis: gates.open_probability() for axis, gates in self._gates.items()})
+        log_alpha = torch.cat([gates.log_alpha for gates in self._gates.values()])
+        if self._expected is None or self._expected.blueprint is not self.blueprint:
+            self._expected = ExpectedCost(self.blueprint, list(self._gates))
+        return self._expected(self.distribution.open_probability(log_alpha))
 
     def settle_(self) -> None:
         """Fix all gates for good: those of `settled` open, the others closed."""

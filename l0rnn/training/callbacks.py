@@ -19,24 +19,30 @@ class ScaleDropout(Callback):
 
     Dropout that suits the big network starves the small one that is left, so the rate follows the density:
     ``p = final + (initial - final) * density``. It acts on every nn.Dropout and on the dropout between the layers of
-    recurrent modules, after each training batch, and needs a method that reports a density.
+    recurrent modules, and needs a method that reports a density.
 
     Args:
         final: dropout probability as the density goes to 0, in [0, 1).
+        every: steps between two looks at the density, which moves slowly and takes a while to count.
 
     Raises:
-        ValueError: if ``final`` is out of range.
+        ValueError: if an argument is out of range.
 
     Example:
         >>> ScaleDropout(0.2).rate(initial=0.5, density=0.0)
         0.2
     """
 
-    def __init__(self, final: float) -> None:
+    def __init__(self, final: float, every: int = 10) -> None:
         if not 0 <= final < 1:
             raise ValueError(f"`final` must be in [0, 1), got {final}")
+        if every < 1:
+            raise ValueError(f"`every` must be at least 1, got {every}")
         self.final = final
+        self.every = every
         self._initial: dict[str, float] = {}
+        self._density: float | None = None  # when last looked at
+        self._is_set = False  # by this object: a resumed run has to set the rates at once
 
     def rate(self, *, initial: float, density: float) -> float:
         """Dropout probability at a density, never above the initial one."""
@@ -48,20 +54,24 @@ class ScaleDropout(Callback):
             self._initial = {name: _dropout(module) for name, module in _with_dropout(pl_module)}
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Set the rates for this batch."""
-        density = pl_module.method.figures().get("density")  # type: ignore[union-attr, operator]
-        if density is None:
+        """Set the rates, if it is time."""
+        is_time = self._density is None or trainer.global_step % self.every == 0
+        if is_time:
+            self._density = pl_module.method.figures().get("density")  # type: ignore[union-attr, operator]
+        if self._density is None or (self._is_set and not is_time):
             return
+        self._is_set = True
         for name, module in _with_dropout(pl_module):
-            _set_dropout(module, self.rate(initial=self._initial[name], density=density))
+            _set_dropout(module, self.rate(initial=self._initial[name], density=self._density))
 
     def state_dict(self) -> dict[str, Any]:
-        """The initial rates, so that a resumed run knows them."""
-        return {"initial": self._initial}
+        """The initial rates and the density last looked at, so that a resumed run knows them."""
+        return {"initial": self._initial, "density": self._density}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the initial rates."""
+        """Take over the initial rates and the density."""
         self._initial = dict(state_dict["initial"])
+        self._density = state_dict.get("density")
 
 
 class AverageLate(Callback):

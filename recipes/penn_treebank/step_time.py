@@ -32,13 +32,23 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--skips", choices=["chosen", "never", "always"], default="chosen", help="whether closed units are left out"
+    )
     parser.add_argument("--out", type=Path, help="where to write the rows as JSON")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     rows = [
         row
         for hidden in options.hidden
-        for row in compare(hidden, options.batch, options.steps, rounds=options.rounds, device=options.device)
+        for row in compare(
+            hidden,
+            options.batch,
+            options.steps,
+            rounds=options.rounds,
+            device=options.device,
+            skips={"chosen": None, "never": False, "always": True}[options.skips],
+        )
     ]
     print("| hidden | open | nn.LSTM, ms | gated, ms | gated / nn.LSTM | least to most |\n|---|---|---|---|---|---|")
     for row in rows:
@@ -47,16 +57,19 @@ def main() -> None:
             f"{row['ratio']:.3f} | {row['least']:.3f} to {row['most']:.3f} |"
         )
     if options.out is not None:
-        size = {name: getattr(options, name) for name in ("batch", "steps", "threads", "rounds")}
+        size = {name: getattr(options, name) for name in ("batch", "steps", "threads", "rounds", "skips")}
         result = {"size": {**size, "num_layers": 2}, "rows": rows, "environment": environment(options.device)}
         options.out.write_text(json.dumps(result, indent=2) + "\n")
 
 
-def compare(hidden: int, batch: int, steps: int, *, rounds: int, device: str = "cpu") -> list[dict[str, Any]]:
+def compare(
+    hidden: int, batch: int, steps: int, *, rounds: int, device: str = "cpu", skips: bool | None = None
+) -> list[dict[str, Any]]:
     """One row per share of open units: milliseconds of both, and the paired ratio."""
     torch.manual_seed(0)
     dense = nn.LSTM(hidden, hidden, 2).to(device)
     gated = GatedLSTM(hidden, hidden, 2, open_probability=1.0).to(device)
+    gated.skips_closed_units = skips
     inputs = torch.randn(steps, batch, hidden, device=device, requires_grad=True)
     rows = []
     for share in OPEN:

@@ -53,9 +53,9 @@ class AverageWeights(Callback):
         """Move the averages towards the weights."""
         current = _weights(pl_module)
         share = 1 - self.decay_at(trainer.global_step - 1)
+        averages = self._averages
         with torch.no_grad():
-            for name, average in self._averages.items():
-                average.lerp_(current[name], share)
+            torch._foreach_lerp_(list(averages.values()), [current[name] for name in averages], share)
 
     @torch.no_grad()
     def apply_(self, module: LightningModule) -> None:

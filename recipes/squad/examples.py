@@ -7,7 +7,7 @@ form, so that each is stored once. Several questions share the context of their 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -74,3 +74,15 @@ class Examples:
     def __len__(self) -> int:
         """Number of questions."""
         return len(self.ids)
+
+    def part(self, first: int, stop: int) -> Examples:
+        """The questions from `first` to before `stop`, with all the contexts."""
+        questions = slice(first, stop)
+        return replace(
+            self,
+            question_borders=self.question_borders[first : stop + 1],
+            paragraphs=self.paragraphs[questions],
+            starts=self.starts[questions],
+            ends=self.ends[questions],
+            ids=self.ids[questions],
+        )

@@ -150,9 +150,9 @@ def first_questions(data: SquadData, count: int, *, skip: int = 0) -> Inputs:
 
 
 def dev_paragraphs(data: SquadData, answered: set[str]) -> list[Any]:
-    """Paragraphs of the dev set; with a limit those whose questions were prepared."""
-    paragraphs = read_squad(find_squad("dev", data.data_dir))
-    if data.limit is None:
+    """Paragraphs to evaluate on; with a limit or a held out part those whose questions were prepared."""
+    paragraphs = read_squad(find_squad("train" if data.held_out else "dev", data.data_dir))
+    if data.limit is None and not data.held_out:
         return paragraphs
     return [paragraph for paragraph in paragraphs if any(question.id in answered for question in paragraph.questions)]
 

@@ -157,7 +157,12 @@ class SquadData(LightningDataModule):
         max_question: longest question to train on, words.
         word_length: characters of a word.
         limit: use only so many questions; None for all.
+        held_out: share of the train set, at its end, that is not trained on and stands in for the dev set: to choose
+            settings without a look at the dev set.
         seed: of the order of the questions.
+
+    Raises:
+        ValueError: if ``held_out`` is out of range.
     """
 
     def __init__(
@@ -171,8 +176,11 @@ class SquadData(LightningDataModule):
         max_question: int = 30,
         word_length: int = 16,
         limit: int | None = None,
+        held_out: float = 0.0,
         seed: int = 0,
     ) -> None:
+        if not 0 <= held_out < 1:
+            raise ValueError(f"`held_out` must be in [0, 1), got {held_out}")
         super().__init__()
         self.data_dir = None if data_dir is None else Path(data_dir)
         self.cache_dir = Path(cache_dir)
@@ -180,16 +188,22 @@ class SquadData(LightningDataModule):
         self.batch_size = batch_size
         self.lengths = {"max_context": max_context, "max_question": max_question, "word_length": word_length}
         self.limit = limit
+        self.held_out = held_out
         self.seed = seed
 
     @cached_property
     def prepared(self) -> tuple[Any, Any, Any]:
-        """Examples to train on, those of the dev set, and the report on them."""
+        """Examples to train on, those to evaluate on, and the report on both files."""
         from recipes.squad.preparation import prepare
 
-        return prepare(
+        train, dev, report = prepare(
             self.data_dir, self.cache_dir, vectors_path=self.vectors, limit=self.limit, progress=True, **self.lengths
         )
+        if self.held_out:
+            paragraph = train.paragraphs[round((1 - self.held_out) * (len(train) - 1))]
+            border = int((train.paragraphs < paragraph).sum())  # no paragraph is on both sides
+            train, dev = train.part(0, border), train.part(border, len(train))
+        return train, dev, report
 
     @property
     def vocabulary(self) -> Any:
