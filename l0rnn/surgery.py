@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from l0rnn.axes import Blueprint
 from l0rnn.blueprint import draw_blueprint
 from l0rnn.construction import build
-from l0rnn.equality import compare
+from l0rnn.equality import compare, moved_to
 from l0rnn.layers import Gates
 from l0rnn.layers.gating import network_gates
 from l0rnn.wiring import Wiring
@@ -21,7 +21,6 @@ from l0rnn.wiring import Wiring
 log = logging.getLogger(__name__)
 
 
-@runtime_checkable
 class Prunable(Protocol):
     """What `shrink` asks of a trained model, so that it need not know Lightning: `PrunableModule` has it."""
 
@@ -32,6 +31,14 @@ class Prunable(Protocol):
     def trained_gates(self) -> dict[str, Tensor]:
         """Axis → deterministic gate of each unit; raises RuntimeError before training."""
         ...
+
+
+def is_prunable(model: Any) -> TypeGuard[Prunable]:
+    """Whether a model is a `Prunable`.
+
+    Not by isinstance: from Python 3.12 on, that does not see what a module finds by ``__getattr__``, its submodules.
+    """
+    return all(hasattr(model, name) for name in ("network", "wiring", "example_input_array", "trained_gates"))
 
 
 @dataclass(frozen=True)
@@ -126,13 +133,16 @@ def operate(
     network: Any = model
     reference: nn.Module | None
     if wiring is None:
-        if not isinstance(model, Prunable):
+        if not is_prunable(model):
             raise ValueError(
                 f"`wiring` must be given with a {type(model).__name__}; only a PrunableModule carries its own"
             )
         network, wiring, reference = model.network, model.wiring, model.network
         gates = model.trained_gates() if gates is None else gates
-        example_inputs = model.example_input_array if example_inputs is None else example_inputs
+        if example_inputs is None:
+            # of a batch on a GPU, while a Trainer leaves the module on the CPU when it is done, or the other way round
+            device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+            example_inputs = moved_to(model.example_input_array, device)
     else:
         has_gates = any(isinstance(module, Gates) for module in network.modules())
         reference = network if has_gates else None

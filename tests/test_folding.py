@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from l0rnn.layers import folding
 from l0rnn.layers.folding import as_one_block, fold, fold_into_one_block
 
 
@@ -20,10 +21,12 @@ def gradients(result: Tensor, leaves: list[Tensor]) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_fold_is_the_product_and_so_are_its_gradients(seed: int) -> None:
+@pytest.mark.parametrize("few", [0.0, 0.5, 1.0])
+def test_fold_is_the_product_and_so_are_its_gradients(seed: int, few: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folding, "FEW", few)
     generator = torch.Generator().manual_seed(seed)
-    rows, columns = (int(torch.randint(1, 9, (), generator=generator)) for _ in range(2))
-    weight = torch.randn(rows, columns, generator=generator, dtype=torch.float64, requires_grad=True)
+    *rows, columns = (int(torch.randint(1, 9, (), generator=generator)) for _ in range(2 + seed % 3))
+    weight = torch.randn(*rows, columns, generator=generator, dtype=torch.float64, requires_grad=True)
     before = cut_gates(columns, generator)
     gates = before.clamp(0, 1)
     folded, product = fold(weight, gates), weight * gates

@@ -10,7 +10,7 @@ from torch import nn
 
 from l0rnn.blueprint import RECURRENT, recurrent_sizes
 from l0rnn.layers import Gates, RaggedRNN
-from l0rnn.surgery import Prunable
+from l0rnn.surgery import is_prunable
 from l0rnn.wiring import Wiring
 
 _RECURRENT_ARGUMENTS = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional")
@@ -45,7 +45,7 @@ def refuse_gates(network: nn.Module) -> None:
     """
     if any(isinstance(module, Gates) for module in network.modules()):
         raise ValueError("`network` still has gates; shrink it first, and export what shrink() returns")
-    if isinstance(network, Prunable):
+    if is_prunable(network):
         raise ValueError(
             f"`network` is a {type(network).__name__}, which trains a network; shrink it first, and export what "
             "shrink() returns"

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from l0rnn.axes import is_by_columns
+from l0rnn.layers.folding import fold
 from l0rnn.layers.gates import Gates
 from l0rnn.layers.open_units import WORTH_SKIPPING, open_positions
 
@@ -28,10 +29,10 @@ class GatedLinear(nn.Linear):
         _check_width(input, self.in_features)
         values = gate_values(self.blocks, input)
         if values.device.type != "cpu":  # the host would have to wait for the gates to know which are open
-            return nn.functional.linear(input * values, self.weight, self.bias)
+            return nn.functional.linear(fold(input, values), self.weight, self.bias)
         units = open_positions(values)
         if len(units) > WORTH_SKIPPING * len(values):
-            return nn.functional.linear(input * values, self.weight, self.bias)
+            return nn.functional.linear(fold(input, values), self.weight, self.bias)
         open_input = input.index_select(-1, units) * values[units]
         return nn.functional.linear(open_input, _columns(self.weight, units), self.bias)
 

@@ -23,7 +23,7 @@ from l0rnn.hard_concrete import HardConcrete
 from l0rnn.layers.folding import fold, fold_into_one_block
 from l0rnn.layers.gated_readers import Blocks, gate_values
 from l0rnn.layers.gates import Gates
-from l0rnn.layers.open_units import WORTH_SKIPPING, OpenUnits, call_kernel
+from l0rnn.layers.open_units import OpenUnits, call_kernel
 
 GatedUnits = Literal["input", "hidden", "both"]
 State = Any  # a tensor for GRU and RNN, a pair of tensors for LSTM: torch's own convention
@@ -46,9 +46,7 @@ class GatedRecurrence(nn.RNNBase):
     gates: Any  # nn.ModuleDict of Gates; torch types every submodule as Tensor | Module
     is_wired = False  # True when a network-wide wiring draws the gates and lets each reader apply them
     input_blocks: Blocks | None = None  # what a wired layer reads, with the gates that other layers own
-    # None: on a CPU, where it is less work. On a GPU the host would have to wait for the gates at every pass, and small
-    # batches take as long with few units as with many (recipes/penn_treebank/step_time.py). False: never, True: always.
-    skips_closed_units: bool | None = None
+    skips_closed_units: bool | None = None  # None: where it pays; False: never, to measure what it gains; True: try to
 
     def _add_gates(self, units: GatedUnits, open_probability: float, distribution: HardConcrete | None) -> None:
         if units not in ("input", "hidden", "both"):
@@ -144,7 +142,7 @@ class GatedRecurrence(nn.RNNBase):
         sorted_indices = input.sorted_indices if isinstance(input, PackedSequence) else None
         state = self._checked_state(data, hx, batch_sizes, is_batched, sorted_indices)
         input_values = self._input_values(data)
-        data = data if input_values is None else data * input_values
+        data = data if input_values is None else fold(data, input_values)
         output, state = self._run(data, state, batch_sizes, input_values)
         if not self.is_wired:
             output = self._scale(output, self.output_keys())
@@ -155,13 +153,11 @@ class GatedRecurrence(nn.RNNBase):
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Torch's fused kernel: on the open units alone where that is less work, else on folded weights."""
         kernel = KERNELS[self.mode]
-        is_on_cpu = data.device.type == "cpu"
-        skips = is_on_cpu if self.skips_closed_units is None else self.skips_closed_units
-        if skips and OpenUnits.apply_to(self):
+        if OpenUnits.may_pay(self, data, state[0].size(1)):
             open_units = OpenUnits(self, input_values)
-            if open_units.share_of_work() < WORTH_SKIPPING:
+            if open_units.pays():
                 return open_units.run(data, state, batch_sizes, kernel)
-        if is_on_cpu:
+        if data.device.type == "cpu":
             return self._run_by_layer(data, state, batch_sizes, kernel)
         weights = self.folded_weights()
         output, final = call_kernel(self, kernel, data, state, weights, batch_sizes, self.num_layers, self.dropout)
@@ -224,7 +220,7 @@ class GatedRecurrence(nn.RNNBase):
     def _scale(self, tensor: Tensor, keys: Sequence[str]) -> Tensor:
         """Multiply the last dimension by the gates under these keys, if there are any."""
         gates = self._gates_under(keys, tensor)
-        return tensor if gates is None else tensor * gates
+        return tensor if gates is None else fold(tensor, gates)
 
     def _gates_under(self, keys: Sequence[str], like: Tensor) -> Tensor | None:
         """The gates under these keys side by side, `(unit,)` in the dtype of ``like``, or None if there are none."""
