@@ -32,14 +32,19 @@ class LanguageModelSteps:
 
     def __init__(self, network: LanguageModel, *, threads: int = 1) -> None:
         encoder, decoder = network.encoder, network.decoder
-        self.embedding, self.decoder = network.embedding, decoder
+        # detached, so that nothing records gradients, without the few microseconds of a context that says so
+        self.vectors = network.embedding.weight.detach()
+        self.decoder = decoder.weight.detach(), decoder.bias.detach()
         self.is_stacked = isinstance(encoder, nn.LSTM)  # its state is one tensor for all layers
-        self.layers = [[getattr(layer, f"{kind}_l{depth}") for kind in _WEIGHTS] for layer, depth in _layers(encoder)]
+        self.layers = [
+            [getattr(layer, f"{kind}_l{depth}").detach() for kind in _WEIGHTS] for layer, depth in _layers(encoder)
+        ]
         self.widths = [layer[1].size(1) for layer in self.layers]
         self.parts: tuple[Tensor, Tensor] | None = None
         if threads > 1 and decoder.out_features % threads == 0:
-            weights = torch.stack([part.t().contiguous() for part in decoder.weight.detach().chunk(threads)])
-            self.parts = weights, decoder.bias.detach().view(threads, 1, -1)
+            weight, bias = self.decoder
+            weights = torch.stack([part.t().contiguous() for part in weight.chunk(threads)])
+            self.parts = weights, bias.view(threads, 1, -1)
 
     @staticmethod
     def takes(tokens: Tensor) -> bool:
@@ -50,26 +55,29 @@ class LanguageModelSteps:
         """Logits `(time, batch, word)` and the flat state of tokens `(time, batch)` and a flat state."""
         depths = len(self.layers)
         if state is None:
-            h = c = [self.embedding.weight.new_zeros(tokens.size(1), width) for width in self.widths]
+            h = c = [self.vectors.new_zeros(tokens.size(1), width) for width in self.widths]
         elif self.is_stacked:
             h, c = (list(part.unbind(0)) for part in state)
         else:
             h, c = list(state[:depths]), list(state[depths:])
         h, c, outputs = list(h), list(c), []
         for words in tokens.unbind(0):
-            data = embedding(words, self.embedding.weight)
+            data = embedding(words, self.vectors)
             for depth, weights in enumerate(self.layers):
                 h[depth], c[depth] = torch.lstm_cell(data, (h[depth], c[depth]), *weights)
                 data = h[depth]
             outputs.append(self._decoded(data))
-        logits = outputs[0].unsqueeze(0) if len(outputs) == 1 else torch.stack(outputs)
-        return logits, (torch.stack(h), torch.stack(c)) if self.is_stacked else (*h, *c)
+        return _stacked(outputs), (_stacked(h), _stacked(c)) if self.is_stacked else (*h, *c)
 
     def _decoded(self, data: Tensor) -> Tensor:
         if self.parts is None or len(data) > 1:
-            return linear(data, self.decoder.weight, self.decoder.bias)
+            return linear(data, *self.decoder)
         weights, bias = self.parts
         return torch.baddbmm(bias, data.expand(len(weights), 1, -1), weights).view(1, -1)
+
+
+def _stacked(parts: list[Tensor]) -> Tensor:
+    return parts[0].unsqueeze(0) if len(parts) == 1 else torch.stack(parts)
 
 
 def steps_of(network: nn.Module, *, threads: int = 1) -> LanguageModelSteps | None:

@@ -121,8 +121,7 @@ class TorchStreamer(Streamer):
     def run(self, inputs: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """See `Streamer.run`."""
         if self._steps is not None and self._steps.takes(inputs):
-            with torch.inference_mode():
-                return self._steps(inputs, state)
+            return self._steps(inputs, state)
         with torch.inference_mode(), onednn(self.uses_onednn):
             if not self.interface.states:
                 found = self.network(inputs)
