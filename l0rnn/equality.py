@@ -74,7 +74,8 @@ def moved_to(inputs: Any, device: torch.device) -> Any:
         (tensor(..., device='meta', size=(1,)), [2, None])
     """
     if isinstance(inputs, (Tensor, PackedSequence)):
-        return inputs.to(device)
+        part: Any = inputs  # the two `to` differ in their stubs
+        return part.to(device)
     if isinstance(inputs, dict):
         return {key: moved_to(part, device) for key, part in inputs.items()}
     if isinstance(inputs, (tuple, list)):

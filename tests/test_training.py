@@ -15,6 +15,7 @@ from l0rnn import Budget, Dense, L0GatedGRU, L0GatedLSTM, L0Gates, Penalty, Prun
 from l0rnn.cost import cost
 from l0rnn.layers import Gates
 from l0rnn.models import load_model
+from l0rnn.surgery import is_prunable
 from l0rnn.training import ScaleDropout
 from l0rnn.training.module import detached
 from l0rnn.training.optimizer import WeightsAndGates
@@ -344,6 +345,29 @@ class TestScaleDropout:
         assert module.network.dropout.p == pytest.approx(wanted)  # type: ignore[union-attr]
         assert module.network.encoder.dropout == pytest.approx(wanted)  # type: ignore[union-attr]
 
-    def test_final_rate_is_checked(self) -> None:
+    def test_between_two_looks_at_the_density_nothing_is_counted(self, tmp_path: Path) -> None:
+        module = model(dropout=0.5)
+        looks = []
+        figures = module.method.figures
+        module.method.figures = lambda: looks.append(1) or figures()  # type: ignore[method-assign, func-returns-value]
+        run = trainer(tmp_path, callbacks=[ScaleDropout(0.1, every=7)], log_every_n_steps=10_000)
+        run.fit(module, segments())
+        assert len(looks) == -(-run.global_step // 7)
+
+    def test_a_resumed_run_has_the_density_of_the_last_look(self) -> None:
+        first, second = ScaleDropout(0.1), ScaleDropout(0.1)
+        first._density = 0.3
+        second.load_state_dict(first.state_dict())
+        assert second._density == 0.3
+
+    def test_arguments_are_checked(self) -> None:
         with pytest.raises(ValueError, match=r"`final` must be in \[0, 1\), got 1.5"):
             ScaleDropout(1.5)
+        with pytest.raises(ValueError, match="`every` must be at least 1, got 0"):
+            ScaleDropout(0.1, every=0)
+
+
+def test_a_module_is_known_as_prunable_by_what_it_finds_with_getattr() -> None:
+    """From Python 3.12 on isinstance of a protocol does not look there, where a module has its submodules."""
+    assert is_prunable(model())
+    assert not is_prunable(model().network)

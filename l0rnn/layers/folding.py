@@ -1,7 +1,7 @@
 """Multiply gates into the columns of weight matrices, or into the units of what a layer reads.
 
-A gate that a draw has cut off at 0 or at 1 has no gradient: its derivative after the cut is 0. So where few gates are in
-between, as on a trained network, only their columns are summed up for the gradient of the gates.
+A gate that a draw has cut off at 0 or at 1 has no gradient: its derivative after the cut is 0. So where few gates are
+in between, as on a trained network, only their columns are summed up for the gradient of the gates.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-
 
 FEW = 1 / 16  # share of the columns up to which picking them out is faster than summing up all
 

@@ -67,7 +67,7 @@ class OpenUnits:
 
     @staticmethod
     def may_pay(layer: GatedRecurrence, data: Tensor, sequences: int) -> bool:
-        """Whether to look which units are open: a stack whose units are all gated, without projection, in such a call."""
+        """Whether to look which units are open; there must be gates on all units, and no projection."""
         if layer.proj_size or not all(key in layer.gates for key in layer.layer_keys()):
             return False
         if layer.skips_closed_units is None:

@@ -34,7 +34,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--device", default="cpu")
     parser.add_argument(
-        "--skips", choices=["chosen", "never", "always"], default="chosen", help="whether closed units are left out, where it pays at all"
+        "--skips",
+        choices=["chosen", "never", "always"],
+        default="chosen",
+        help="whether to leave closed units out",
     )
     parser.add_argument("--out", type=Path, help="where to write the rows as JSON")
     options = parser.parse_args()
@@ -54,8 +57,8 @@ def main() -> None:
     print("| hidden | open | nn.LSTM, ms | gated, ms | gated / nn.LSTM | least to most |\n|---|---|---|---|---|---|")
     for row in rows:
         print(
-            f"| {row['hidden']} | {row['open']:.0%}{', drawn' * row['drawn']} | {row['dense_ms']:.1f} | {row['gated_ms']:.1f} | "
-            f"{row['ratio']:.3f} | {row['least']:.3f} to {row['most']:.3f} |"
+            f"| {row['hidden']} | {row['open']:.0%}{', drawn' * row['drawn']} | {row['dense_ms']:.1f} | "
+            f"{row['gated_ms']:.1f} | {row['ratio']:.3f} | {row['least']:.3f} to {row['most']:.3f} |"
         )
     if options.out is not None:
         size = {name: getattr(options, name) for name in ("batch", "steps", "threads", "rounds", "skips")}

@@ -55,7 +55,9 @@ class AverageWeights(Callback):
         share = 1 - self.decay_at(trainer.global_step - 1)
         averages = self._averages
         with torch.no_grad():
-            torch._foreach_lerp_(list(averages.values()), [current[name] for name in averages], share)
+            torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
+                list(averages.values()), [current[name] for name in averages], share
+            )
 
     @torch.no_grad()
     def apply_(self, module: LightningModule) -> None:

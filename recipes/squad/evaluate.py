@@ -39,12 +39,17 @@ def best_spans(start: Tensor, end: Tensor, max_answer: int = MAX_ANSWER) -> tupl
 
 @torch.no_grad()
 def predict(network: nn.Module, batches: Iterable[Any], device: torch.device | str = "cpu") -> dict[int, list[Any]]:
-    """Number of a question → first word, last word and probability of its answer."""
+    """Number of a question → first word, last word and probability of its answer.
+
+    A GPU's TF32 is off: its rounding decides between two answers that are as good as equally probable.
+    """
     network.eval()
     found: dict[int, list[Any]] = {}
-    for batch in batches:
-        batch = moved(batch, device)
-        parts = best_spans(*network(*inputs_of(batch)))
-        numbers = torch.as_tensor(batch.numbers).tolist()
-        found.update({number: span for number, *span in zip(numbers, *(part.tolist() for part in parts), strict=True)})
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        for batch in batches:
+            batch = moved(batch, device)
+            parts = best_spans(*network(*inputs_of(batch)))
+            numbers = torch.as_tensor(batch.numbers).tolist()
+            spans = zip(numbers, *(part.tolist() for part in parts), strict=True)
+            found.update({number: span for number, *span in spans})
     return found

@@ -19,9 +19,7 @@ from typing import Any
 
 import torch
 from lightning import Trainer
-from torch import nn
 
-from l0rnn.bench import benchmark
 from l0rnn.surgery import operate
 from l0rnn.training.callbacks import Paused, PauseOnSignal
 from l0rnn.training.configuration import build_run, last_checkpoint, training_seconds
@@ -30,12 +28,11 @@ from recipes.squad.articles import find_squad, read_squad
 from recipes.squad.averaging import AverageWeights, TimeLimit
 from recipes.squad.batches import Batches, answer_text
 from recipes.squad.evaluate import predict
+from recipes.squad.latency import latency
 from recipes.squad.metric import evaluate
 from recipes.squad.network import Inputs, inputs_of
 from recipes.squad.sizes import plain_network, save_model, sizes, widths
 from recipes.squad.training import BidafModule, SquadData
-
-SECONDS = 2.0  # spent on each latency
 
 
 def main() -> None:
@@ -126,7 +123,8 @@ def finish(model: BidafModule, data: SquadData, out: Path, trainer: Trainer) -> 
     small = surgery.network.cpu()
     hidden: int = model.arguments["hidden"]
     dense = plain_network(model.arguments, dict.fromkeys(widths(small), hidden))
-    dense.features = small.features  # type: ignore[assignment]
+    single = plain_network(model.arguments, dict.fromkeys(widths(small), 1))
+    dense.features = single.features = small.features  # type: ignore[assignment]
     extra = {"word_length": data.lengths["word_length"], "max_context": data.lengths["max_context"]}
     save_model(small, out / "model", arguments=model.arguments, vocabulary=data.vocabulary, extra=extra)
     return {
@@ -137,7 +135,7 @@ def finish(model: BidafModule, data: SquadData, out: Path, trainer: Trainer) -> 
         "max_abs_difference": surgery.max_abs_difference,
         "dense": sizes(dense),
         "shrunk": sizes(small),
-        "latency": latency(dense, small, first_questions(data, 1, skip=len(dev) // 2)),
+        "latency": latency(dense, small, single, first_questions(data, 1, skip=len(dev) // 2)),
     }
 
 
@@ -155,21 +153,6 @@ def dev_paragraphs(data: SquadData, answered: set[str]) -> list[Any]:
     if data.limit is None and not data.held_out:
         return paragraphs
     return [paragraph for paragraph in paragraphs if any(question.id in answered for question in paragraph.questions)]
-
-
-def latency(dense: nn.Module, small: nn.Module, question: Inputs) -> dict[str, Any]:
-    """Milliseconds for one question on one thread, the best runtime of each network."""
-    words = question[0].size(1)
-    report = benchmark({"dense": dense, "shrunk": small}, lambda *_: question, grid=[(1, words)], seconds=SECONDS)
-    best = {row.network: row for row in report.rows if row.is_best}
-    return {
-        "context_words": words,
-        "dense_milliseconds": round(best["dense"].milliseconds, 3),
-        "milliseconds": round(best["shrunk"].milliseconds, 3),
-        "speedup": round(best["shrunk"].speedup, 2),
-        "runtimes": {name: row.runtime for name, row in best.items()},
-        "environment": report.environment,
-    }
 
 
 if __name__ == "__main__":

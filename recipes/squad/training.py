@@ -200,7 +200,7 @@ class SquadData(LightningDataModule):
             self.data_dir, self.cache_dir, vectors_path=self.vectors, limit=self.limit, progress=True, **self.lengths
         )
         if self.held_out:
-            paragraph = train.paragraphs[round((1 - self.held_out) * (len(train) - 1))]
+            paragraph = train.paragraphs[min(round((1 - self.held_out) * len(train)), len(train) - 1)]
             border = int((train.paragraphs < paragraph).sum())  # no paragraph is on both sides
             train, dev = train.part(0, border), train.part(border, len(train))
         return train, dev, report

@@ -10,10 +10,10 @@ import pytest
 import torch
 import yaml
 
-from recipes.squad import ask, results
+from recipes.squad import ask, latency, results
 from recipes.squad.averaging import AverageWeights, TimeLimit
 from recipes.squad.train import run
-from recipes.squad.training import BidafModule, Epochs
+from recipes.squad.training import BidafModule, Epochs, SquadData
 
 pytestmark = [
     # Lightning 2.6 calls jsonargparse in a way that the latter has deprecated
@@ -69,7 +69,7 @@ def trained(config, corpus, out, **options):
 
 
 def test_train_shrink_save_and_ask(config, corpus, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("recipes.squad.train.SECONDS", 0.02)
+    monkeypatch.setattr("recipes.squad.latency.SECONDS", 0.02)
     result = trained(config, corpus, tmp_path / "out")
     assert result is not None
     assert result["identical_answers"] == result["questions"] == 3
@@ -93,7 +93,7 @@ def test_train_shrink_save_and_ask(config, corpus, tmp_path, monkeypatch, capsys
 
 
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(config, corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr("recipes.squad.train.SECONDS", 0.02)
+    monkeypatch.setattr("recipes.squad.latency.SECONDS", 0.02)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     trained(config, corpus, whole)
     stops = 0
@@ -103,6 +103,35 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(config, corpus, tmp_path, m
     one, other = (torch.load(out / "model" / "weights.pt", weights_only=True) for out in (whole, parts))
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_held_out_part_stands_in_for_the_dev_set(config, corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr("recipes.squad.latency.SECONDS", 0.02)
+    result = trained(config, corpus, tmp_path / "out", extra=["--data.init_args.held_out=0.25"])
+    assert result is not None
+    assert result["questions"] == 4
+    assert result["steps"] == 12  # 12 of the 16 questions, four at a time, four epochs
+    assert json.loads((tmp_path / "out" / "answers.json").read_text()).keys() == {
+        f"{name}{number}" for number, name in enumerate(["Anna", "Bruno", "Clara", "David"], start=12)
+    }
+    with pytest.raises(ValueError, match=r"`held_out` must be in \[0, 1\), got 1"):
+        SquadData(held_out=1.0)
+
+
+def test_a_result_is_timed_anew_by_its_widths(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(latency, "SECONDS", 0.02)
+    kept = dict.fromkeys(
+        ("ContextFwd", "ContextBwd", "ModFwd1", "ModBwd1", "ModFwd2", "ModBwd2", "OutFwd", "OutBwd"), 3
+    )
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps({"config": "smoke.yaml", "hidden": 16, "shrunk": {"widths": kept}, "f1": 1.0}))
+    monkeypatch.setattr("sys.argv", ["latency", str(path)])
+    latency.main()
+    times = json.loads(path.read_text())["latency"]
+    assert times["context_words"] == 131
+    assert set(times["runtimes"]) == {"dense", "shrunk", "single"}
+    assert min(times[name] for name in ("dense_milliseconds", "milliseconds", "single_milliseconds")) > 0
+    assert "result: " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
