@@ -12,6 +12,7 @@ import yaml
 
 from recipes.squad import ask, latency, results
 from recipes.squad.averaging import AverageWeights, TimeLimit
+from recipes.squad.sizes import LSTMS
 from recipes.squad.train import run
 from recipes.squad.training import BidafModule, Epochs, SquadData
 
@@ -120,9 +121,7 @@ def test_a_held_out_part_stands_in_for_the_dev_set(config, corpus, tmp_path, mon
 
 def test_a_result_is_timed_anew_by_its_widths(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(latency, "SECONDS", 0.02)
-    kept = dict.fromkeys(
-        ("ContextFwd", "ContextBwd", "ModFwd1", "ModBwd1", "ModFwd2", "ModBwd2", "OutFwd", "OutBwd"), 3
-    )
+    kept = dict.fromkeys(LSTMS, 3)
     path = tmp_path / "result.json"
     path.write_text(json.dumps({"config": "smoke.yaml", "hidden": 16, "shrunk": {"widths": kept}, "f1": 1.0}))
     monkeypatch.setattr("sys.argv", ["latency", str(path)])
