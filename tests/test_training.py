@@ -191,7 +191,9 @@ class TestCarriedState:
 
 class TestCheckpoints:
     @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
-    @pytest.mark.parametrize("stop", [4, 13, 25], ids=["in the first epoch", "gates free", "gates frozen"])
+    @pytest.mark.parametrize(
+        "stop", [4, 12, 13, 24, 25], ids=["in the first epoch", "after it", "gates free", "after it", "gates frozen"]
+    )
     def test_resuming_goes_on_bit_for_bit(self, tmp_path: Path, stop: int) -> None:
         whole = model()
         saver = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=1, save_top_k=-1)

@@ -246,7 +246,9 @@ class PrunableModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the carried state, the random numbers, and which units are left."""
-        checkpoint["l0rnn"] = {"carried": self._carried, "random": random_state(), "remaining": dict(self.remaining)}
+        # after the last batch of an epoch a training goes on with a new epoch, which starts from a zero state
+        carried = None if self.trainer.is_last_batch else self._carried
+        checkpoint["l0rnn"] = {"carried": carried, "random": random_state(), "remaining": dict(self.remaining)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that the checkpoint is of this network, give it the checkpoint's widths, and take over what it adds.

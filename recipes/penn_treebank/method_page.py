@@ -6,11 +6,11 @@ python -m recipes.penn_treebank.method_page
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 from l0rnn.compare import Comparison
 from l0rnn.compare.plot import plot_comparison
+from recipes.pages import replaced
 from recipes.penn_treebank.kernel_table import speed_table
 
 RESULTS = Path(__file__).parent / "results"
@@ -27,8 +27,8 @@ def main() -> None:
 def filled(page: str, comparison: Comparison) -> str:
     """The page with the tables of the results."""
     kernels = json.loads((RESULTS / "kernel_table.json").read_text(encoding="utf-8"))
-    page = _between(page, "compare", f"{comparison.table()}\n\n{conditions(comparison)}")
-    return _between(page, "kernels", speed_table(kernels["rows"]))
+    page = replaced(page, "compare", f"{comparison.table()}\n\n{conditions(comparison)}")
+    return replaced(page, "kernels", speed_table(kernels["rows"]))
 
 
 def conditions(comparison: Comparison) -> str:
@@ -39,11 +39,6 @@ def conditions(comparison: Comparison) -> str:
         f"{told['epochs']} epochs, {told['steps']:,} steps, {threads} thread for each training; latency in "
         f"milliseconds per call, batch x steps, 1 thread, torch {latency['torch']}, {latency['cpu']}."
     )
-
-
-def _between(page: str, mark: str, text: str) -> str:
-    pattern = re.compile(rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)", re.DOTALL)
-    return pattern.sub(lambda found: f"{found[1]}{text}\n{found[2]}", page)
 
 
 if __name__ == "__main__":

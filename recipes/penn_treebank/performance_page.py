@@ -6,11 +6,11 @@ python -m recipes.penn_treebank.performance_page
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 from l0rnn.bench_report import RUNTIMES, BenchReport
+from recipes.pages import replaced
 from recipes.penn_treebank.bench_large import BY_HAND, KINDS, over_by_hand, report_path
 from recipes.penn_treebank.removal_time import table as removal_table
 
@@ -18,6 +18,7 @@ RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[2] / "docs" / "performance.md"
 BENCHES = ("bench_large", "bench_demo")
 PICTURE = "bench.png"  # of the first
+SKIPS = {"chosen": "as the layer chooses", "never": "computed", "always": "left out"}
 
 
 def main() -> None:
@@ -35,12 +36,19 @@ def filled(page: str, results: Path) -> str:
         if all(path.exists() for path in paths.values()):
             reports = {kind: BenchReport.from_json(path.read_text(encoding="utf-8")) for kind, path in paths.items()}
             picture = f"\n\n![latency of each network, and the limit of the machine]({PICTURE})" * (name == BENCHES[0])
-            page = _between(page, name, bench_text(reports) + picture)
-    for name, text in (("removal_time", removal_text), ("latency_budget", budget_text), ("onednn_rule", rule_text)):
+            page = replaced(page, name, bench_text(reports) + picture)
+    texts = {
+        "removal_time": removal_text,
+        "latency_budget": budget_text,
+        "onednn_rule": rule_text,
+        "gpu_check": gpu_text,
+        "gpu_check_packed_anew": gpu_text,
+    }
+    for name, text in texts.items():
         if (path := results / f"{name}.json").exists():
-            page = _between(page, name, text(json.loads(path.read_text(encoding="utf-8"))))
+            page = replaced(page, name, text(json.loads(path.read_text(encoding="utf-8"))))
     steps = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("step_time*.json"))]
-    return _between(page, "step_time", step_table(steps)) if steps else page
+    return replaced(page, "step_time", step_table(steps)) if steps else page
 
 
 def bench_text(reports: dict[str, BenchReport]) -> str:
@@ -91,16 +99,18 @@ def _by_hand_table(by_hand: BenchReport) -> str:
 def step_table(results: list[dict[str, Any]]) -> str:
     """Training steps: gated over plain, by share of open units."""
     lines = [
-        "| device | hidden | batch × steps | threads | open | nn.LSTM, ms | gated, ms | gated / nn.LSTM |",
-        "|---|---|---|---|---|---|---|---|",
+        "| device | hidden | batch × steps | threads | closed units are | open | nn.LSTM, ms | gated, ms | ratio |",
+        "|---" * 9 + "|",
     ]
     for result in results:
         size, environment = result["size"], result["environment"]
         device = environment["gpu"] or environment["cpu"]
+        skips = SKIPS[size.get("skips", "chosen")]
         for row in result["rows"]:
+            share = f"{row['open']:.0%}{', drawn' * row.get('drawn', False)}"
             lines.append(
-                f"| {device} | {row['hidden']} | {size['batch']} × {size['steps']} | {size['threads']} | "
-                f"{row['open']:.0%} | {row['dense_ms']:.1f} | {row['gated_ms']:.1f} | {row['ratio']:.3f} |"
+                f"| {device} | {row['hidden']} | {size['batch']} × {size['steps']} | {size['threads']} | {skips} | "
+                f"{share} | {row['dense_ms']:.1f} | {row['gated_ms']:.1f} | {row['ratio']:.3f} |"
             )
     return "\n".join(lines)
 
@@ -124,6 +134,18 @@ def budget_text(result: dict[str, Any]) -> str:
     return f"{table}\n\n{environment['cpu']}, {call['threads']} thread, torch {environment['torch']}."
 
 
+def gpu_text(result: dict[str, Any]) -> str:
+    """Whole training steps on a GPU."""
+    lines = ["| hidden | network | precision | steps per second | warnings of packing | memory, GB |", "|---" * 6 + "|"]
+    for row in result["rows"]:
+        speed = "cannot run" if row["steps_per_second"] is None else f"{row['steps_per_second']:.0f}"
+        memory = "" if row["bytes"] is None else f"{row['bytes'] / 1e9:.2f}"
+        cells = [row["hidden"], row["network"], row["precision"], speed, row["repacking_warnings"], memory]
+        lines.append(f"| {' | '.join(str(cell) for cell in cells)} |")
+    environment = result["environment"]
+    return "\n".join([*lines, "", f"{environment['gpu'] or environment['cpu']}, torch {environment['torch']}."])
+
+
 def rule_text(result: dict[str, Any]) -> str:
     """Rates of a product with one vector, and what the order of its weight means to a decoder."""
     lines = ["| matrix | by rows, GB/s | by columns, GB/s |", "|---|---|---|"]
@@ -136,14 +158,6 @@ def rule_text(result: dict[str, Any]) -> str:
         times = f"{row['by_rows_ms']:.2f} | {row['by_columns_ms']:.2f} | {row['ratio']:.2f}"
         lines.append(f"| {row['units']} | {words} | {times} |")
     return "\n".join(lines)
-
-
-def _between(page: str, mark: str, text: str) -> str:
-    pattern = re.compile(rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)", re.DOTALL)
-    found, count = pattern.subn(lambda marks: f"{marks[1]}{text}\n{marks[2]}", page)
-    if count != 1:
-        raise ValueError(f"`page` must have <!-- {mark} --> and <!-- /{mark} --> once, found {count} times")
-    return found
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from recipes.pages import replaced
 from recipes.reber.figures import draw
 from recipes.reber.tables import tables
 
@@ -64,16 +65,9 @@ def write(summary: Mapping[str, Any], out: Path) -> None:
 
 
 def filled(page: str, texts: Mapping[str, str]) -> str:
-    """A page with each text between its marks, ``<!-- name -->`` and ``<!-- /name -->``.
-
-    Raises:
-        ValueError: if the page has no such marks.
-    """
+    """A page with each text between its marks, see `replaced`."""
     for name, text in texts.items():
-        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
-        if not pattern.search(page):
-            raise ValueError(f"`page` must have the marks <!-- {name} --> and <!-- /{name} -->")
-        page = pattern.sub(lambda found, text=text: f"{found[1]}{text}\n{found[2]}", page)
+        page = replaced(page, name, text)
     return page
 
 

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from recipes.pages import replaced
+
 FOLDER = Path(__file__).parent
-BEGIN, END = "<!-- results -->", "<!-- /results -->"
 COLUMNS = ("ModFwd1", "ModBwd1", "ModFwd2", "ModBwd2", "OutFwd", "OutBwd", "ContextFwd", "ContextBwd")
 
 LAST = ("recurrent weights", "weights but word vectors", "multiply-adds", "ms", "speed-up", "same answers", "minutes")
@@ -36,27 +37,11 @@ def table(results: Iterable[Mapping[str, Any]]) -> str:
     return "\n".join(lines) if len(lines) > 2 else ""
 
 
-def filled(page: str, text: str) -> str:
-    """A page with a text between the markers.
-
-    Raises:
-        ValueError: if a marker is missing.
-
-    Example:
-        >>> filled("a <!-- results --> old <!-- /results --> b", "new").split()[2:5]
-        ['results', '-->', 'new']
-    """
-    if BEGIN not in page or END not in page:
-        raise ValueError(f"the page must have the markers {BEGIN} and {END}")
-    before, rest = page.split(BEGIN, 1)
-    return f"{before}{BEGIN}\n{text}{chr(10) if text else ''}{END}{rest.split(END, 1)[1]}"
-
-
 def main(folder: Path = FOLDER) -> None:
     """Read the results and write the page."""
     results = [json.loads(path.read_text()) for path in sorted((folder / "results").glob("*.json"))]
     page = folder / "README.md"
-    page.write_text(filled(page.read_text(), table(results)))
+    page.write_text(replaced(page.read_text(), "results", table(results)))
 
 
 if __name__ == "__main__":

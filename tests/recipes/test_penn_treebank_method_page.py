@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from l0rnn.compare import Comparison, read_plan
-from recipes.penn_treebank import method_page
 from recipes.penn_treebank.method_page import PAGE, RESULTS, conditions, filled
 
 
@@ -21,8 +20,3 @@ def test_every_run_of_the_committed_plan_is_in_the_table_and_none_failed() -> No
     assert [row.name for row in comparison.rows] == [run.name for run in plan.runs]
     assert all(row.error is None for row in comparison.rows)
     assert (comparison.quality, comparison.final) == (plan.quality, plan.final)
-
-
-def test_what_stands_between_the_marks_is_replaced() -> None:
-    page = "a\n<!-- compare -->\nold\n<!-- /compare -->\nb"
-    assert method_page._between(page, "compare", "new") == "a\n<!-- compare -->\nnew\n<!-- /compare -->\nb"

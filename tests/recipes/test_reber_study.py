@@ -12,7 +12,7 @@ import yaml
 
 from recipes.reber import jobs, report, study
 from recipes.reber.config import differences, read_config
-from recipes.reber.report import filled, publish
+from recipes.reber.report import publish
 
 CONFIGS = Path(study.__file__).parent / "configs"
 TINY: dict[str, Any] = {
@@ -312,9 +312,3 @@ def test_results_are_published_into_the_page(finished: tuple[Path, dict[str, Any
 def test_a_study_that_is_not_finished_is_not_published(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match="`out` must be the folder of a finished study"):
         publish(tmp_path, tmp_path / "results", None)
-
-
-def test_a_page_without_marks():
-    assert filled("a\n<!-- x -->\nold\n<!-- /x -->\nb", {"x": "new \\1"}) == "a\n<!-- x -->\nnew \\1\n<!-- /x -->\nb"
-    with pytest.raises(ValueError, match="`page` must have the marks <!-- y --> and <!-- /y -->"):
-        filled("a", {"y": "new"})

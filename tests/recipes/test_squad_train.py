@@ -169,13 +169,11 @@ def test_module_refuses(options, message):
         BidafModule(**options)
 
 
-def test_callbacks_and_pages_refuse():
+def test_callbacks_refuse():
     with pytest.raises(ValueError, match=r"`decay` must be in \[0, 1\)"):
         AverageWeights(1.0)
     with pytest.raises(ValueError, match="`--time-limit-minutes` must be > 0"):
         TimeLimit(0, None)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="must have the markers"):
-        results.filled("", "")
 
 
 def test_epochs_refuse_the_state_of_other_data():
