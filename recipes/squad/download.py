@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import http.client
-import os
-import urllib.request
 from pathlib import Path
 from typing import Literal
+
+from recipes.download import fetch
 
 Split = Literal["train", "dev"]
 
 OFFICIAL_MD5 = {"train": "981b29407e0affa3b1b156f72073b945", "dev": "3e85deb501d4e538b6bc56f786231552"}
 REBUILT_TRAIN_MD5 = "301c840d5146a3c4cc59c7dfd517a2b1"  # same articles, paragraphs and questions; other question ids
 _URL = "https://rajpurkar.github.io/SQuAD-explorer/dataset/{split}-v1.1.json"
-_TIMEOUT = 60.0  # seconds without any data
 WAYS_TO_GET_IT = (
     "Two ways to get SQuAD v1.1: name a folder with train-v1.1.json and dev-v1.1.json (also as .json.xz or .json.gz) "
     "as `data_dir`; or leave `data_dir` out on a machine with a network, and the files are downloaded to "
@@ -40,17 +38,7 @@ def download(split: Split) -> Path:
         _check(path.read_bytes(), split, source=str(path))
         return path
     url = _URL.format(split=split)
-    try:
-        with urllib.request.urlopen(url, timeout=_TIMEOUT) as response:
-            content = response.read()
-    except (OSError, http.client.HTTPException) as error:
-        raise ConnectionError(f"could not download {url}: {error}. {WAYS_TO_GET_IT}") from error
-    _check(content, split, source=url)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Written aside and renamed, so that a file under its final name is always whole.
-    aside = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    aside.write_bytes(content)
-    aside.replace(path)
+    fetch(url, path, check=lambda content: _check(content, split, source=url), other_ways=WAYS_TO_GET_IT)
     return path
 
 

@@ -163,22 +163,33 @@ def number_words(
         letters.update({letter: count * times for letter, times in Counter(forms[number]).items()})
     kept = {word for word in chosen if word in rows or train[word] >= settings["frequent"]}
     words = ["<padding>", "<unknown>", *sorted(kept, key=lambda word: (-train[word], word))]
-    places = np.array([rows.get(word, -1) for word in words])
-    places[:2] = -1  # no vector is taken from words of that name
-    trained = places < 0
-    trained[PADDING] = False
-    scale = float(given.vectors.std()) if given.vectors.size else 1.0
-    drawn = np.random.default_rng(0).normal(0.0, scale, (len(words), given.vectors.shape[1]))
-    vectors = drawn.astype(np.float32)
-    vectors[places >= 0] = given.vectors[places[places >= 0]]
-    vectors[PADDING] = 0.0
+    vectors, trained = _vectors_of(words, rows, given.vectors)
     frequent = [letter for letter, count in letters.items() if count >= settings["frequent_character"]]
     characters = ["<padding>", "<unknown>", *sorted(frequent, key=lambda letter: (-letters[letter], letter))]
     ids = {word: number for number, word in enumerate(words) if number > UNKNOWN}
     form_words = np.array([ids.get(word, UNKNOWN) for word in chosen], dtype=np.int32)
-    letter_ids = {letter: number for number, letter in enumerate(characters) if number > UNKNOWN}
-    form_characters = np.zeros((len(forms), settings["word_length"]), dtype=np.uint16)
-    for row, form in zip(form_characters, forms, strict=True):
-        spelled = [letter_ids.get(letter, UNKNOWN) for letter in form[: len(row)]]
-        row[: len(spelled)] = spelled
+    form_characters = _spelled(forms, characters, settings["word_length"])
     return Vocabulary(words, characters, vectors, trained), form_words, form_characters
+
+
+def _vectors_of(words: list[str], rows: dict[str, int], given: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The vector of each word, drawn at random where none is given, and which those are."""
+    places = np.array([rows.get(word, -1) for word in words])
+    places[:2] = -1  # no vector is taken from words of that name
+    trained = places < 0
+    trained[PADDING] = False
+    scale = float(given.std()) if given.size else 1.0
+    vectors = np.random.default_rng(0).normal(0.0, scale, (len(words), given.shape[1])).astype(np.float32)
+    vectors[places >= 0] = given[places[places >= 0]]
+    vectors[PADDING] = 0.0
+    return vectors, trained
+
+
+def _spelled(forms: list[str], characters: list[str], length: int) -> np.ndarray:
+    """The characters of each form, `(form, character)`, 0 after its end."""
+    ids = {letter: number for number, letter in enumerate(characters) if number > UNKNOWN}
+    spelled = np.zeros((len(forms), length), dtype=np.uint16)
+    for row, form in zip(spelled, forms, strict=True):
+        found = [ids.get(letter, UNKNOWN) for letter in form[:length]]
+        row[: len(found)] = found
+    return spelled

@@ -117,7 +117,7 @@ def test_a_page_is_filled_from_the_results_that_are_there(tmp_path: Path, report
     (tmp_path / "step_time.json").write_text(json.dumps(steps))
     full = filled(page, tmp_path)
     assert bench_text(reports) in full
-    assert "| abacus | 650 | 20 × 35 | 1 | 50% | 300.0 | 90.0 | 0.300 |" in full
+    assert "| abacus | 650 | 20 × 35 | 1 | as the layer chooses | 50% | 300.0 | 90.0 | 0.300 |" in full
     assert full.count("old") == 1  # of the demo, which has no results here
     assert filled(full, tmp_path) == full
     best = [found for found in reports["large"].rows if found.is_best]

@@ -39,7 +39,7 @@ def answering(monkeypatch: pytest.MonkeyPatch, content: bytes | Exception) -> li
             raise content
         return io.BytesIO(content)
 
-    monkeypatch.setattr(source.urllib.request, "urlopen", urlopen)
+    monkeypatch.setattr("urllib.request.urlopen", urlopen)
     return asked
 
 
