@@ -97,8 +97,11 @@ class LanguageModel(nn.Module):
         Returns:
             Logits `(time, batch, word)` and the state after the last step.
         """
-        output, state = run_recurrent(self.encoder, self.dropout(self.embedding(tokens)), state)
-        return self.decoder(self.dropout(output)), state
+        vectors = self.embedding(tokens)
+        if self.dropout.training:  # in a single step even a call that does nothing takes its share of the time
+            vectors = self.dropout(vectors)
+        output, state = run_recurrent(self.encoder, vectors, state)
+        return self.decoder(self.dropout(output) if self.dropout.training else output), state
 
     def lay_out_(self) -> None:
         """Store the decoder's weight as the class says; for a decoder that was put in place of the first."""

@@ -138,8 +138,8 @@ def run_cells(
     steps = list(data.unbind(0))
     finals = []
     for (layer, depth), state in zip(layers, states, strict=True):
-        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh") if layer.bias else ("weight_ih", "weight_hh")
-        weights = [getattr(layer, f"{name}_l{depth}") for name in names]
+        count = 4 if layer.bias else 2
+        weights = layer._flat_weights[depth * count : (depth + 1) * count]  # type: ignore[index]
         if state is None:
             zeros = data.new_zeros(data.shape[1], layer.hidden_size)
             state = (zeros, zeros)
@@ -147,7 +147,7 @@ def run_cells(
             state = torch.lstm_cell(features, state, *weights)
             steps[time] = state[0]
         finals.append(state)
-    return torch.stack(steps), finals
+    return steps[0].unsqueeze(0) if len(steps) == 1 else torch.stack(steps), finals
 
 
 def chooses_path(network: nn.Module, steps: int) -> bool:

@@ -15,7 +15,16 @@ from recipes.pages import replaced
 FOLDER = Path(__file__).parent
 COLUMNS = ("ModFwd1", "ModBwd1", "ModFwd2", "ModBwd2", "OutFwd", "OutBwd", "ContextFwd", "ContextBwd")
 
-LAST = ("recurrent weights", "weights but word vectors", "multiply-adds", "ms", "speed-up", "same answers", "minutes")
+LAST = (
+    "recurrent weights",
+    "weights but word vectors",
+    "multiply-adds",
+    "ms",
+    "speed-up",
+    "single unit, ms",
+    "same answers",
+    "minutes",
+)
 
 
 def table(results: Iterable[Mapping[str, Any]]) -> str:
@@ -25,15 +34,15 @@ def table(results: Iterable[Mapping[str, Any]]) -> str:
         f"|---|{'---:|' * (2 + len(COLUMNS) + len(LAST))}",
     ]
     for result in results:
-        units = " | ".join(str(result["shrunk"]["widths"][name]) for name in COLUMNS)
         times, small = result["latency"], result["shrunk"]
         sizes = ("recurrent_parameters", "parameters_without_word_vectors", "multiply_adds")
-        minutes = result["training_seconds"]["wall"] / 60
-        lines.append(
-            f"| {result['config'].removesuffix('.yaml')} | {result['exact_match']:.2f} | {result['f1']:.2f} | {units} "
-            f"| {' | '.join(f'{small[name]:,}' for name in sizes)} | {times['milliseconds']:.2f} "
-            f"| {times['speedup']:.2f} | {result['identical_answers']:,} of {result['questions']:,} | {minutes:.0f} |"
-        )
+        cells = [result["config"].removesuffix(".yaml"), f"{result['exact_match']:.2f}", f"{result['f1']:.2f}"]
+        cells += [str(small["widths"][name]) for name in COLUMNS]
+        cells += [f"{small[name]:,}" for name in sizes]
+        cells += [f"{times[name]:.2f}" for name in ("milliseconds", "speedup", "single_milliseconds")]
+        cells.append(f"{result['identical_answers']:,} of {result['questions']:,}")
+        cells.append(f"{result['training_seconds']['wall'] / 60:.0f}")
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) if len(lines) > 2 else ""
 
 
