@@ -138,8 +138,8 @@ def run_cells(
     steps = list(data.unbind(0))
     finals = []
     for (layer, depth), state in zip(layers, states, strict=True):
-        count = 4 if layer.bias else 2
-        weights = layer._flat_weights[depth * count : (depth + 1) * count]  # type: ignore[index]
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh") if layer.bias else ("weight_ih", "weight_hh")
+        weights = [getattr(layer, f"{name}_l{depth}") for name in names]
         if state is None:
             zeros = data.new_zeros(data.shape[1], layer.hidden_size)
             state = (zeros, zeros)
