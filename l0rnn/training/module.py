@@ -247,7 +247,8 @@ class PrunableModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the carried state, the random numbers, and which units are left."""
         # after the last batch of an epoch a training goes on with a new epoch, which starts from a zero state
-        carried = None if self.trainer.is_last_batch else self._carried
+        is_over = self._trainer is not None and self._trainer.is_last_batch
+        carried = None if is_over else self._carried
         checkpoint["l0rnn"] = {"carried": carried, "random": random_state(), "remaining": dict(self.remaining)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
