@@ -23,7 +23,8 @@ def kept_name(plan: Plan, run: Run) -> str:
 
 
 def keep_result(plan: Plan, run: Run, result: Mapping[str, Any], kept: Path) -> None:
-    """Write the result of a run to the folder of results."""
+    """Write the result of a run to the folder of results, without the way to the folder of the runs."""
+    result = {**result, "model": str(Path(*Path(result["model"]).parts[-3:]))}
     kept.mkdir(parents=True, exist_ok=True)
     path = kept / kept_name(plan, run)
     aside = path.with_suffix(".new")

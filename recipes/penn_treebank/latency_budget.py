@@ -54,7 +54,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         dense, data, trainer = build(options.config, Path(folder), data_dir=options.data_dir, extra=extra)
         result = run(dense, data, trainer, size, fraction=options.fraction, seconds=options.seconds)
-    write_json({"config": str(options.config), **result}, options.out)
+    write_json({"config": options.config.name, **result}, options.out)
     print(json.dumps({name: value for name, value in result.items() if name not in ("rows", "environment")}, indent=2))
 
 
