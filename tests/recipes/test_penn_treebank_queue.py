@@ -112,6 +112,9 @@ def test_the_queue_stops_at_a_signal_and_goes_on(plan: Path) -> None:
     assert saved(folder)["global_step"] == 500
     (kept,) = (plan.parent / "out-results").iterdir()
     assert kept.name == "tiny_plan_l0-half.json"
+    model = Path(json.loads(kept.read_text())["model"])
+    assert model.parts[0] == "runs"  # and not where on this machine
+    assert model.name == "model"
 
     # the result outlives its run, also as what another run refers to
     read = read_plan(plan)
