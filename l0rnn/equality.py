@@ -79,7 +79,8 @@ def moved_to(inputs: Any, device: torch.device) -> Any:
     if isinstance(inputs, dict):
         return {key: moved_to(part, device) for key, part in inputs.items()}
     if isinstance(inputs, (tuple, list)):
-        return type(inputs)(moved_to(part, device) for part in inputs)
+        parts = [moved_to(part, device) for part in inputs]
+        return type(inputs)(*parts) if hasattr(inputs, "_fields") else type(inputs)(parts)  # a named tuple, or not
     return inputs
 
 

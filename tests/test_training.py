@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from l0rnn import Budget, Dense, L0GatedGRU, L0GatedLSTM, L0Gates, Penalty, PrunableModule, shrink
 from l0rnn.cost import cost
+from l0rnn.equality import moved_to
 from l0rnn.layers import Gates
 from l0rnn.models import load_model
 from l0rnn.surgery import is_prunable
@@ -373,3 +374,16 @@ def test_a_module_is_known_as_prunable_by_what_it_finds_with_getattr() -> None:
     """From Python 3.12 on isinstance of a protocol does not look there, where a module has its submodules."""
     assert is_prunable(model())
     assert not is_prunable(model().network)
+
+
+def test_examples_are_moved_in_any_nesting() -> None:
+    class Pair(NamedTuple):
+        words: torch.Tensor
+        rest: Any
+
+    packed = torch.nn.utils.rnn.pack_sequence([torch.ones(2, 1)])
+    pair = moved_to(Pair(torch.ones(1), [{"a": torch.ones(2)}, None, packed]), torch.device("meta"))
+    assert type(pair) is Pair
+    assert pair.words.device.type == pair.rest[0]["a"].device.type == "meta"
+    assert pair.rest[1] is None
+    assert pair.rest[2].data.device.type == "meta"
