@@ -1,8 +1,9 @@
 """The expected cost of a gated network as one polynomial in the expected numbers of open units.
 
-`cost` walks over all weights, with several operations on single numbers for each; a training asks for it at every step. A weight's size is linear or a product in the numbers of open units, so the sum over all
-weights is ``constant + linear · e + eᵀ quadratic e + spread · v``, with e the expected number of open units of each
-axis and v its variance, which enters where a weight has the same axis on both sides.
+`cost` walks over all weights, with several operations on single numbers for each; a training asks for it at every
+step. A weight's size is linear or a product in the numbers of open units, so the sum over all weights is ``constant +
+linear · e + eᵀ quadratic e + spread · v``, with e the expected number of open units of each axis and v its variance,
+which enters where a weight has the same axis on both sides.
 """
 
 from __future__ import annotations
