@@ -54,7 +54,7 @@ class ExpectedCost:
                 for row in sides[0]:
                     for column in sides[1]:
                         self._add(kinds, weight.gates, row, column)
-        self._lengths = torch.tensor([blueprint.axes[axis].size for axis in axes])
+        self._sizes = [blueprint.axes[axis].size for axis in axes]
 
     def _add(self, kinds: list[int], factor: float, *axes: str) -> None:
         gated = [self._places[axis] for axis in axes if axis in self._places]
@@ -80,11 +80,10 @@ class ExpectedCost:
             Tensors through which gradients flow.
         """
         if self._constant.device != open.device or self._constant.dtype != open.dtype:
-            self._lengths = self._lengths.to(open.device)
             for name in ("_constant", "_linear", "_spread", "_quadratic"):
                 setattr(self, name, getattr(self, name).to(open))
-        moments = torch.stack((open, open * (1 - open)), 1)  # (unit, moment)
-        expected, variance = torch.segment_reduce(moments, "sum", lengths=self._lengths, unsafe=True).unbind(1)
+        moments = torch.stack((open, open * (1 - open)))  # (moment, unit)
+        expected, variance = torch.stack([part.sum(-1) for part in moments.split(self._sizes, 1)], 1).unbind()
         # no matrix product: a GPU may be told to round those to TF32
         per_axis = ((self._quadratic * expected).sum(-1) + self._linear) * expected + self._spread * variance
         return Cost(*((per_axis.sum(-1) + self._constant).unbind()))

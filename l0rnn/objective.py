@@ -266,12 +266,11 @@ class Budget(Objective):
         return (self.price * excess + self.stiffness / 2 * excess.clamp(min=0).square()).float()
 
     def after_step(self, expected: Cost, dense: Cost, *, progress: float) -> None:
-        """One step of dual ascent towards the target of this moment."""
+        """One step of dual ascent towards the target of this moment; the host does not wait for the device."""
         final = min(1.0, self.limit(dense) / dense[self.kind])
-        target = 1 - (1 - final) * ramp_done(progress, self.start, self.ramp)
-        excess = float(expected[self.kind]) / dense[self.kind] - target
-        self.target.fill_(target)
-        self.price.add_(self.rate * excess).clamp_(min=0)
+        self.target.fill_(1 - (1 - final) * ramp_done(progress, self.start, self.ramp))
+        excess = torch.as_tensor(expected[self.kind]).to(self.price) / dense[self.kind] - self.target
+        self.price.add_(excess, alpha=self.rate).clamp_(min=0)
 
 
 def _check_kind(kind: str) -> None:

@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from l0rnn.blueprint import draw_blueprint
-from l0rnn.cost import cost, masked_cost
+from l0rnn.cost import Cost, cost, masked_cost
 from l0rnn.export import save_dense
 from l0rnn.surgery import operate
 from l0rnn.training.callbacks import PauseOnSignal, WriteProgress
@@ -57,6 +57,43 @@ def train_run(
     trainer.callbacks.extend([WriteProgress(folder / PROGRESS, quality=quality), pause])
     trainer.fit(model, data, ckpt_path=last_checkpoint(folder))
     figures = {**trainer.validate(model, data, verbose=False)[0], **trainer.test(model, data, verbose=False)[0]}
+    told = {
+        "epochs": trainer.current_epoch,
+        "steps": trainer.global_step,
+        "training_seconds": training_seconds(trainer),
+        "device": device_name(trainer.strategy.root_device),
+        "seed": config.get("seed_everything"),
+        "configuration": key,
+        "config": dict(config),
+    }
+    return write_result(model, whole, figures, folder, quality=quality, final=final, told=told)
+
+
+def write_result(
+    model: Any,
+    whole: Cost,
+    figures: Mapping[str, float],
+    folder: Path,
+    *,
+    quality: str,
+    final: str,
+    told: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Shrink a trained model, save it, and write ``result.json``.
+
+    Args:
+        model: the `PrunableModule`.
+        whole: cost of its network before the training.
+        figures: of validation and test.
+        folder: for the deployable model and the result.
+        quality: name of the figure of validation.
+        final: name of the figure of the test.
+        told: what else to write.
+
+    Raises:
+        ValueError: if one of the two figures is missing.
+        FloatingPointError: if it is not finite.
+    """
     for name in (quality, final):
         if name not in figures:
             raise ValueError(f"{name!r} must be a figure that the model logs, got {', '.join(figures)}")
@@ -70,7 +107,7 @@ def train_run(
     result = {
         "quality": figures[quality],
         "final": figures[final],
-        "figures": figures,
+        "figures": dict(figures),
         "parameters": kept.parameters,
         "parameters_without_embedding": kept.parameters_without_embedding,
         "multiply_adds": kept.multiply_adds,
@@ -81,15 +118,9 @@ def train_run(
         "max_abs_difference": surgery.max_abs_difference,
         "not_pruned": surgery.untouched if not masks else whole_parameters(model.network, masks),
         "method": type(model.method).__name__,
-        "epochs": trainer.current_epoch,
-        "steps": trainer.global_step,
-        "training_seconds": training_seconds(trainer),
         "model": str(folder / MODEL),
         "versions": {"torch": torch.__version__, "threads": torch.get_num_threads()},
-        "device": device_name(trainer.strategy.root_device),
-        "seed": config.get("seed_everything"),
-        "configuration": key,
-        "config": dict(config),
+        **told,
     }
     aside = folder / f"{RESULT}.new"
     aside.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

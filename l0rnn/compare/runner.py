@@ -49,6 +49,7 @@ def run_all(
     seconds: float | None = None,
     kept: Path | None = None,
     extra: Sequence[str] = (),
+    module: str = "l0rnn.compare",
     board: Board | None = None,
 ) -> dict[tuple[str, int], dict[str, Any]]:
     """Train what has no result yet; what was interrupted goes on from its last checkpoint.
@@ -66,6 +67,7 @@ def run_all(
         kept: folder to which each result is copied, and whose results of the same configuration count as done.
         extra: arguments of Lightning's command line that belong to the machine, not to the experiment: they are no part
             of a configuration's hash.
+        module: what ``python -m`` runs for each training, with the arguments and the result of ``l0rnn.compare``.
         board: shows the progress.
 
     Returns:
@@ -88,7 +90,8 @@ def run_all(
     threads = threads or max(1, (os.cpu_count() or 1) // jobs)
     done = results_so_far(plan, out, kept)
     _check(plan, wanted, done, extra)
-    return _Queue(plan, wanted, done, _Place(out, jobs, threads, kept, tuple(extra)), board or Board()).work(deadline)
+    place = _Place(out, jobs, threads, kept, tuple(extra), module)
+    return _Queue(plan, wanted, done, place, board or Board()).work(deadline)
 
 
 def _with_needed(plan: Plan, only: list[str]) -> set[str]:
@@ -131,6 +134,7 @@ class _Place:
     threads: int
     kept: Path | None
     extra: tuple[str, ...]
+    module: str
 
 
 class _Queue:
@@ -213,7 +217,7 @@ class _Queue:
         log = (folder / LOG).open("ab")
         arguments = [str(folder), plan.quality, plan.final, plan.key(run, earlier), *place.extra]
         environment = {**os.environ, **KEEP_MEMORY, "OMP_NUM_THREADS": str(place.threads)}
-        command = [sys.executable, "-m", "l0rnn.compare", *arguments]
+        command = [sys.executable, "-m", place.module, *arguments]
         # in a session of its own: Ctrl-C in the terminal is for the queue, which asks each run once
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
         return _Process(run, folder, process, log)

@@ -26,3 +26,8 @@ class Dense(Method):
     def gates(self) -> dict[str, Tensor]:
         """None: every axis is whole."""
         return {}
+
+    @property
+    def has_chosen(self) -> bool:
+        """Whether what is kept is fixed for the rest of the training."""
+        return True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -101,6 +103,7 @@ class GroupLasso(UnitMethod):
         self.embedding = embedding
         self.frequency = frequency
         self.register_buffer("is_settled", torch.tensor(False))
+        self._is_settled = False  # the same on the host, so that no step waits for a device
 
     def check(self, minimum: Cost, dense: Cost) -> None:
         """Refuse a density below one unit per axis."""
@@ -125,9 +128,9 @@ class GroupLasso(UnitMethod):
     def after_step(self, step: int) -> None:
         """Set small weights to 0, close units that have none left, and fix all units when it is time."""
         super().after_step(step)
-        if bool(self.is_settled):
+        if self._is_settled:
             return
-        self.threshold_()
+        self.follow_(self.progress)
         if self.progress >= self.freeze:
             self.settle_()
         elif step % self.frequency == 0:
@@ -135,11 +138,13 @@ class GroupLasso(UnitMethod):
 
     def price(self) -> float:
         """λ of this moment."""
-        return 0.0 if bool(self.is_settled) else self.weight * ramp_done(self.progress, 0.0, self.ramp)
+        return 0.0 if self._is_settled else self.weight * ramp_done(self.progress, 0.0, self.ramp)
 
     @torch.no_grad()
-    def threshold_(self) -> None:
-        """Set the weights of the groups that are at most ``threshold`` to 0."""
+    def follow_(self, progress: float) -> None:
+        """Set the weights of the groups that are at most ``threshold`` to 0, until the units are fixed."""
+        if self._is_settled:
+            return
         for weights in group_entries(self._network[0], self.blueprint, self._gates, embedding=self.embedding):
             torch.hardshrink(weights, self.threshold, out=weights)
 
@@ -163,7 +168,17 @@ class GroupLasso(UnitMethod):
             )
             self.close_within_(scores, self.density)
         self.is_settled.fill_(True)
+        self._is_settled = True
+
+    @property
+    def has_chosen(self) -> bool:
+        """Whether what is kept is fixed for the rest of the training."""
+        return self._is_settled
 
     def figures(self) -> dict[str, float]:
         """Density, parameters, units kept on every axis, and λ of this moment."""
         return super().figures() | {"price": self.price()}
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._is_settled = bool(self.is_settled)

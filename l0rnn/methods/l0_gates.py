@@ -116,10 +116,15 @@ class L0Gates(UnitMethod):
         super().after_step(step)
         if self.is_frozen:
             return
-        with torch.no_grad():
-            self.objective.after_step(self.expected_cost(), self.dense, progress=self.progress)
+        self.follow_(self.progress)
         if self.progress >= self.freeze:
             self.settle_()
+
+    @torch.no_grad()
+    def follow_(self, progress: float) -> None:
+        """Let the price follow the expected cost, until the gates are frozen."""
+        if not self.is_frozen:
+            self.objective.after_step(self.expected_cost(), self.dense, progress=progress)
 
     @property
     def is_frozen(self) -> bool:
@@ -156,6 +161,11 @@ class L0Gates(UnitMethod):
     def gate_parameters(self) -> Iterable[nn.Parameter]:
         """``log_alpha`` of every gate."""
         return [gates.log_alpha for gates in self._gates.values()]
+
+    @property
+    def has_chosen(self) -> bool:
+        """Whether what is kept is fixed for the rest of the training."""
+        return self.is_frozen
 
     def figures(self) -> dict[str, float]:
         """Density, price, units kept on every axis, and the milliseconds of those units where they are priced."""

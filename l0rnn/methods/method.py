@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,7 @@ class Method(nn.Module, ABC):
         super().__init__()
         self.register_buffer("total_steps", torch.tensor(0))
         self.register_buffer("steps", torch.tensor(0))
+        self._on_host = (0, 0)  # the two buffers, so that the host never waits for a device to know them
 
     @abstractmethod
     def attach(self, network: nn.Module, wiring: Wiring) -> None:
@@ -40,6 +42,7 @@ class Method(nn.Module, ABC):
     def begin(self, total_steps: int) -> None:
         """Learn how many optimiser steps the training has, which schedules are fractions of."""
         self.total_steps.fill_(total_steps)
+        self._on_host = (total_steps, self._on_host[1])
 
     def penalty(self) -> Tensor:
         """What is added to the loss of this step: a scalar."""
@@ -48,6 +51,17 @@ class Method(nn.Module, ABC):
     def after_step(self, step: int) -> None:
         """Follow an optimiser step, the ``step``-th, counted from 1. Subclasses call this first."""
         self.steps.fill_(step)
+        self._on_host = (self._on_host[0], step)
+
+    def follow_(self, progress: float) -> None:
+        """The part of `after_step` that every step needs and that a device can do without its host.
+
+        A loop that runs many steps on a GPU without looking at them has this in each of them, and calls `after_step`,
+        which contains it, now and then.
+
+        Args:
+            progress: fraction of the optimiser steps done.
+        """
 
     @abstractmethod
     def gates(self) -> dict[str, Tensor]:
@@ -66,7 +80,16 @@ class Method(nn.Module, ABC):
         return {}
 
     @property
+    def has_chosen(self) -> bool:
+        """Whether what is kept is fixed for the rest of the training."""
+        return False
+
+    @property
     def progress(self) -> float:
         """Fraction of the optimiser steps done."""
-        total = int(self.total_steps)
-        return min(1.0, int(self.steps) / total) if total else 0.0
+        total, steps = self._on_host
+        return min(1.0, steps / total) if total else 0.0
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._on_host = (int(self.total_steps), int(self.steps))

@@ -104,3 +104,8 @@ class StructuredMagnitude(UnitMethod):
         open = self.open_units()
         scores = root_mean_squares(self._network[0], self.blueprint, self._gates, embedding=self.embedding, open=open)
         return {axis: values / values[open[axis]].mean().clamp(min=1e-12) for axis, values in scores.items()}
+
+    @property
+    def has_chosen(self) -> bool:
+        """Whether what is kept is fixed for the rest of the training."""
+        return bool(self.met)

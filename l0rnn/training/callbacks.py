@@ -55,14 +55,22 @@ class ScaleDropout(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Set the rates, if it is time."""
-        is_time = self._density is None or trainer.global_step % self.every == 0
-        if is_time:
-            self._density = pl_module.method.figures().get("density")  # type: ignore[union-attr, operator]
-        if self._density is None or (self._is_set and not is_time):
+        if self._density is None or trainer.global_step % self.every == 0:
+            self.scale_(pl_module)
+        elif not self._is_set:
+            self._set(pl_module)
+
+    def scale_(self, module: Any) -> None:
+        """Look at the density of a `PrunableModule`, and set the rates that go with it."""
+        self._density = module.method.figures().get("density")
+        self._set(module)
+
+    def _set(self, module: nn.Module) -> None:
+        if self._density is None:
             return
         self._is_set = True
-        for name, module in _with_dropout(pl_module):
-            _set_dropout(module, self.rate(initial=self._initial[name], density=self._density))
+        for name, child in _with_dropout(module):
+            _set_dropout(child, self.rate(initial=self._initial[name], density=self._density))
 
     def state_dict(self) -> dict[str, Any]:
         """The initial rates and the density last looked at, so that a resumed run knows them."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -96,24 +96,35 @@ class RemoveClosedUnits(Callback):
         """Remove what a method has closed before the training."""
         if trainer.global_step == 0:
             self._looks = {}
-            self._remove(trainer, pl_module)
+            self.remove_(pl_module, trainer.optimizers, trainer.global_step)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Look for closed units, if it is time."""
         if trainer.global_step % self.every == 0 and trainer.global_step > max(0, self._looked_at):
-            self._remove(trainer, pl_module)
+            self.remove_(pl_module, trainer.optimizers, trainer.global_step)
 
-    def _remove(self, trainer: Trainer, module: Any) -> None:
-        self._looked_at = trainer.global_step
+    def remove_(self, module: Any, optimizers: Iterable[Optimizer], step: int) -> bool:
+        """Look for closed units, and remove them if that is worth the while.
+
+        Args:
+            module: the `PrunableModule`.
+            optimizers: of its parameters.
+            step: optimiser steps so far.
+
+        Returns:
+            Whether there are fewer units now.
+        """
+        self._looked_at = step
         blueprint = module.method.blueprint
         keep = buildable(module.network, blueprint, self.look(network_gates(module.network, blueprint)))
         saved = share_saved(blueprint, keep)
         if saved == 0 or saved < self.least:
-            return
-        module.remove_units_(keep, trainer.optimizers)
+            return False
+        module.remove_units_(keep, optimizers)
         self._looks = {axis: looks[keep[axis]] for axis, looks in self._looks.items()}
         widths = [f"{axis} {len(keep[axis])} → {int(keep[axis].sum())}" for axis in self._looks]
-        log.info("step %d: removed closed units, %.0f %% saved: %s", self._looked_at, 100 * saved, ", ".join(widths))
+        log.info("step %d: removed closed units, %.0f %% saved: %s", step, 100 * saved, ", ".join(widths))
+        return True
 
     @torch.no_grad()
     def look(self, gates: Mapping[str, Gates]) -> dict[str, Tensor]:

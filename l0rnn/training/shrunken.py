@@ -13,6 +13,7 @@ from torch import nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from l0rnn.distillation import DistilledLoss
 from l0rnn.export.config import Config, config_of
 from l0rnn.export.native import build_from, load_dense
 from l0rnn.language_model import LanguageModel, next_word_loss
@@ -34,9 +35,12 @@ class ShrunkenLanguageModel(PrunableModule):
         dropout: dropout probability, for the size that is left; that of the network if None.
         flat_epochs: epochs at the full learning rate.
         decay: factor of the learning rate in each epoch after those.
+        teacher: directory of a saved network whose predictions it learns from as well (`DistilledLoss`), or None.
+        teacher_weight: share of the teacher in the loss, in (0, 1].
 
     Raises:
-        ValueError: if the network has gates, or is no `LanguageModel`, or ``dropout`` or ``decay`` is out of range.
+        FileNotFoundError: if there is no such teacher.
+        ValueError: if the network has gates, or is no `LanguageModel`, or an argument is out of range.
 
     Example:
         >>> model = ShrunkenLanguageModel(LanguageModel(50, 4, 6), learning_rate=0.1)
@@ -53,6 +57,8 @@ class ShrunkenLanguageModel(PrunableModule):
         dropout: float | None = None,
         flat_epochs: int = 1,
         decay: float = 1.0,
+        teacher: str | None = None,
+        teacher_weight: float = 0.5,
     ) -> None:
         if dropout is not None and not 0 <= dropout < 1:
             raise ValueError(f"`dropout` must be in [0, 1), got {dropout}")
@@ -75,7 +81,7 @@ class ShrunkenLanguageModel(PrunableModule):
         super().__init__(
             small,
             small.wiring,
-            next_word_loss,
+            next_word_loss if teacher is None else DistilledLoss(load_dense(teacher), teacher_weight),
             Dense(),
             optimizer=lambda parameters: SGD(parameters, lr=learning_rate, weight_decay=weight_decay),
             scheduler=make_scheduler,
@@ -84,7 +90,7 @@ class ShrunkenLanguageModel(PrunableModule):
         )
         small.train()  # what load_dense returns is in evaluation mode
         settings = {"learning_rate": learning_rate, "weight_decay": weight_decay, "dropout": dropout}
-        settings |= {"flat_epochs": flat_epochs, "decay": decay}
+        settings |= {"flat_epochs": flat_epochs, "decay": decay, "teacher": teacher, "teacher_weight": teacher_weight}
         self.save_hyperparameters({"network": asdict(config), **settings})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -114,4 +120,6 @@ def load_shrunken(checkpoint: str | Path) -> nn.Module | None:
         return None
     if not is_shrunken:
         return None
-    return ShrunkenLanguageModel.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True).network.eval()
+    # without the teacher, which need not be here
+    options: dict[str, Any] = {"map_location": "cpu", "weights_only": True, "teacher": None}
+    return ShrunkenLanguageModel.load_from_checkpoint(checkpoint, **options).network.eval()

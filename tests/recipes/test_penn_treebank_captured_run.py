@@ -1,0 +1,118 @@
+"""The loop of captured steps: the same training as Lightning's, and the same again after a pause."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from l0rnn.compare import one_run
+from l0rnn.training.callbacks import Paused
+from recipes.penn_treebank import captured_run
+from recipes.penn_treebank.captured_steps import CapturedSteps
+from tests.test_compare import L0, base
+
+pytestmark = [
+    # Lightning 2.6 calls jsonargparse in a way that the latter has deprecated
+    pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning"),
+    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
+]
+
+FIGURES = {"quality": "valid/perplexity", "final": "test/perplexity"}
+
+
+def weights(result: dict[str, Any]) -> dict[str, torch.Tensor]:
+    (path,) = Path(result["model"]).glob("*.safetensors")
+    return load_file(path)
+
+
+def with_callbacks(config: dict[str, Any], *callbacks: dict[str, Any]) -> dict[str, Any]:
+    return {**config, "trainer": {**config["trainer"], "callbacks": list(callbacks)}}
+
+
+SCALE = {"class_path": "l0rnn.training.ScaleDropout", "init_args": {"final": 0.05}}
+REMOVE = {"class_path": "l0rnn.training.RemoveClosedUnits", "init_args": {"least": 0.0}}
+
+
+def test_a_dense_training_is_lightnings(tmp_path: Path) -> None:
+    config = base()
+    config["model"]["init_args"].update(dropout=0.0, decay=0.5, flat_epochs=1)
+    config["trainer"]["gradient_clip_val"] = 0.1
+    theirs = one_run.train_run(config, tmp_path / "lightning", **FIGURES)
+    ours = captured_run.train_run(config, tmp_path / "captured", **FIGURES)
+    assert ours["quality"] == pytest.approx(theirs["quality"], abs=1e-3)  # perplexity is rounded to three decimals
+    assert ours["final"] == pytest.approx(theirs["final"], abs=1e-3)
+    for key in ("steps", "epochs", "widths", "multiply_adds", "method", "seed", "config"):
+        assert ours[key] == theirs[key]
+    for name, weight in weights(theirs).items():
+        torch.testing.assert_close(weights(ours)[name], weight, atol=1e-6, rtol=1e-5)
+
+
+def test_gates_close_and_units_are_removed_on_the_way(tmp_path: Path) -> None:
+    config = with_callbacks(base(method=L0), SCALE, REMOVE)
+    result = captured_run.train_run(config, tmp_path, **FIGURES)
+    assert result["density"] <= 0.5
+    assert result["max_abs_difference"] < 1e-5
+    rows = [json.loads(line) for line in (tmp_path / captured_run.EPOCHS).read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == list(range(1, result["epochs"] + 1))
+    assert rows[-1]["density"] == pytest.approx(result["density"])
+    assert rows[-1]["valid/perplexity"] == pytest.approx(result["quality"], abs=1e-3)
+    assert rows[-1]["train/loss"] < rows[0]["train/loss"]
+
+
+@pytest.mark.parametrize("step", [7, 19, 33])
+def test_a_pause_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    monkeypatch.setattr(captured_run, "LOOK", 4)
+    config = with_callbacks(base(method=L0), SCALE, REMOVE)
+    whole = captured_run.train_run(config, tmp_path / "whole", **FIGURES)
+    run, done = CapturedSteps.run, 0
+
+    def interrupted(self: CapturedSteps, count: int) -> None:
+        nonlocal done
+        run(self, count)
+        done += count
+        if done >= step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(CapturedSteps, "run", interrupted)
+    with pytest.raises(Paused, match="paused after step"):
+        captured_run.train_run(config, tmp_path / "parts", **FIGURES)
+    assert not (tmp_path / "parts" / "result.json").exists()
+    monkeypatch.setattr(CapturedSteps, "run", run)
+    parts = captured_run.train_run(config, tmp_path / "parts", **FIGURES)
+    for key in ("figures", "widths", "steps"):
+        assert parts[key] == whole[key]
+    for name, weight in weights(whole).items():
+        assert torch.equal(weights(parts)[name], weight)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"accumulate_grad_batches": 2}, "`trainer.accumulate_grad_batches` must be 1 for captured steps, got 2"),
+        ({"precision": "bf16-mixed"}, "`trainer.precision` must be 32-true for captured steps, got bf16-mixed"),
+        ({"max_epochs": None, "max_steps": 5}, "the length must be given as `trainer.max_epochs`"),
+        (
+            {"callbacks": [{"class_path": "lightning.pytorch.callbacks.LearningRateMonitor"}]},
+            "`callbacks` must be of ScaleDropout, RemoveClosedUnits for captured steps, got LearningRateMonitor",
+        ),
+    ],
+)
+def test_what_only_lightning_does_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    config = base()
+    config["trainer"].update(changes)
+    with pytest.raises(ValueError, match=message):
+        captured_run.train_run(config, tmp_path, **FIGURES)
+
+
+def test_a_method_that_needs_the_host_in_every_step_is_refused(tmp_path: Path) -> None:
+    method = {"class_path": "l0rnn.methods.GradualMagnitude", "init_args": {"density": 0.5}}
+    with pytest.raises(ValueError, match="`method` must be one of Dense, L0Gates, .* got GradualMagnitude"):
+        captured_run.train_run(base(method=method), tmp_path, **FIGURES)
