@@ -84,8 +84,8 @@ def first_jobs(config: StudyConfig) -> list[Job]:
             stack=f"structures {place // structures.SIDE_BY_SIDE}, {cell}",
             member={"kind": kind, "seed": number},
         )
-        for cell in config.cells
         for place, (kind, number) in reversed(list(enumerate(graphs)))
+        for cell in config.cells
     ]
     bases = [
         Job(

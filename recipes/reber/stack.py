@@ -19,8 +19,8 @@ from torch.nn.functional import one_hot, pad
 from l0rnn.axes import GATES_PER_CELL
 from recipes.reber.time_loops import GruLoop, LstmLoop, SimpleLoop
 
-MOST_ROWS = 1000  # of a group: gates times units of its cells, few enough for a time step to stay in the cache
-LEAST_ROWS = 120  # with fewer than these, a group takes in layers of less width
+MOST_ROWS = 2000  # of a group: gates times units of its cells, few enough for a time step to stay in the cache
+LEAST_ROWS = 800  # with fewer than these, a group takes in layers of less width
 FILLED = 0.7  # the least width in a group, as a fraction of the largest, otherwise
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import networkx
 
 KINDS: tuple[GraphKind, ...] = ("barabasi_albert", "watts_strogatz")
-SIDE_BY_SIDE = 20  # graphs of about one size whose networks train as one stack
+SIDE_BY_SIDE = 100  # graphs of about one size whose networks train as one stack
 MOST_DRAWS = 100  # Watts–Strogatz graphs of few nodes are often not connected
 
 

@@ -171,7 +171,7 @@ def test_a_stack_trains_what_agrees_but_for_the_member():
     stacks = jobs.stacked(every)
     assert sorted(job.name for stack in stacks for job in stack) == sorted(job.name for job in every)
     for stack in stacks:
-        assert len(stack) == {"structure": 20, "pruned": 10}.get(stack[0].training, 1)
+        assert len(stack) == {"structure": 100, "pruned": 10}.get(stack[0].training, 1)
         first = stack[0]
         for job in stack:
             assert (job.training, job.data, job.weights) == (first.training, first.data, first.weights)
