@@ -133,7 +133,7 @@ def test_the_committed_plans_can_be_read(path: Path) -> None:
     plan = read_plan(path)
     assert plan.runs[0].name == "dense"
     widths = {"embedding": 3, "encoder.l0": 4, "encoder.l1": 5}
-    results = {run.name: {"widths": widths, "model": "m", "configuration": "c"} for run in plan.runs}
+    results = {run.name: {"widths": widths, "model": "m", "configuration": run.name} for run in plan.runs}
     assert len({plan.key(run, results) for run in plan.runs}) == len(plan.runs)
 
 
