@@ -133,6 +133,7 @@ class CapturedSteps:
         current.wait_stream(self._stream)
 
     def _captured(self) -> torch.cuda.CUDAGraph:
+        torch.cuda.empty_cache()  # the memory of the graph before is not given to this one otherwise
         graph = torch.cuda.CUDAGraph()
         gc.disable()  # a graph that is thrown away in the middle of a capture would spoil it
         try:
@@ -143,3 +144,14 @@ class CapturedSteps:
         finally:
             gc.enable()
         return graph
+
+
+@contextmanager
+def tf32(is_allowed: bool) -> Iterator[None]:
+    """Whether a GPU may round the factors of matrix products to TF32."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = is_allowed
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before

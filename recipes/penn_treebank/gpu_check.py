@@ -3,9 +3,10 @@
     python -m recipes.penn_treebank.gpu_check --device cuda --out out/gpu_check.json
 
 Steps per second of the whole training step (forward, backward, clipping, optimiser) of the dense and of the gated
-network, in float32, in TF32 and under bfloat16 autocast. cuDNN wants the weights of a recurrent layer in one block of
-memory, and warns when it has to pack them again at each call; those warnings are counted. Memory is the peak of torch's
-allocator over the steps; a process of its own needs about 0.5 GB more for CUDA itself.
+network, in float32, in TF32, in TF32 as a captured CUDA graph (`CapturedSteps`), and under bfloat16 autocast. cuDNN
+wants the weights of a recurrent layer in one block of memory, and warns when it has to pack them again at each call;
+those warnings are counted. Memory is the peak of torch's allocator over the steps; a process of its own needs about
+0.5 GB more for CUDA itself.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,9 +26,10 @@ import torch
 from l0rnn import Budget, Dense, L0Gates
 from l0rnn.bench_report import environment
 from l0rnn.models import L0GatedLSTM
+from recipes.penn_treebank.captured_steps import CapturedSteps
 
-Precision = Literal["float32", "tf32", "bf16"]
-PRECISIONS: tuple[Precision, ...] = ("float32", "tf32", "bf16")
+Precision = Literal["float32", "tf32", "tf32, captured", "bf16"]
+PRECISIONS: tuple[Precision, ...] = ("float32", "tf32", "tf32, captured", "bf16")
 CONTEXT = 0.5e9  # bytes of a CUDA context
 CLIP = 0.286
 
@@ -84,12 +87,13 @@ def measure(
     """
     is_cuda = torch.device(device).type == "cuda"
     tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision.startswith("tf32")
     if is_cuda:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     try:
-        step = _training_step(hidden, is_gated, precision, torch.device(device), batch, steps, vocabulary)
+        steps_in_all = warm_up + repeats if precision == "tf32, captured" else 0
+        step = _training_step(hidden, is_gated, precision, torch.device(device), batch, steps, vocabulary, steps_in_all)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             for _ in range(warm_up):
@@ -114,14 +118,24 @@ def measure(
 
 
 def _training_step(
-    hidden: int, is_gated: bool, precision: Precision, device: torch.device, batch: int, steps: int, vocabulary: int
+    hidden: int,
+    is_gated: bool,
+    precision: Precision,
+    device: torch.device,
+    batch: int,
+    steps: int,
+    vocabulary: int,
+    captured: int,
 ) -> Any:
+    """A function that does one step; with ``captured`` > 0 at most so many times, by `CapturedSteps`."""
     torch.manual_seed(0)
     method = L0Gates(Budget(density=0.5)) if is_gated else Dense()
     model = L0GatedLSTM(vocabulary, hidden, dropout=0.5, method=method).to(device).train()
     optimizer = model.configure_optimizers()["optimizer"]
     method.begin(1_000_000)
-    words = torch.randint(vocabulary, (steps + 1, batch), device=device)
+    words = torch.randint(vocabulary, (max(1, captured) * steps + 1, batch), device=device)
+    if captured:
+        return partial(CapturedSteps(model, optimizer, words, steps, CLIP).run, 1)
     done = 0
 
     def step() -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from l0rnn.compare import one_run
 from l0rnn.training.callbacks import Paused
-from recipes.penn_treebank import captured_run
+from recipes.penn_treebank import captured_run, captured_training
 from recipes.penn_treebank.captured_steps import CapturedSteps
 from tests.test_compare import L0, base
 
@@ -60,16 +60,17 @@ def test_gates_close_and_units_are_removed_on_the_way(tmp_path: Path) -> None:
     result = captured_run.train_run(config, tmp_path, **FIGURES)
     assert result["density"] <= 0.5
     assert result["max_abs_difference"] < 1e-5
-    rows = [json.loads(line) for line in (tmp_path / captured_run.EPOCHS).read_text().splitlines()]
+    rows = [json.loads(line) for line in (tmp_path / captured_training.EPOCHS).read_text().splitlines()]
     assert [row["epoch"] for row in rows] == list(range(1, result["epochs"] + 1))
     assert rows[-1]["density"] == pytest.approx(result["density"])
     assert rows[-1]["valid/perplexity"] == pytest.approx(result["quality"], abs=1e-3)
     assert rows[-1]["train/loss"] < rows[0]["train/loss"]
+    assert result["history"] == rows
 
 
 @pytest.mark.parametrize("step", [7, 19, 33])
 def test_a_pause_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    monkeypatch.setattr(captured_run, "LOOK", 4)
+    monkeypatch.setattr(captured_training, "LOOK", 4)
     config = with_callbacks(base(method=L0), SCALE, REMOVE)
     whole = captured_run.train_run(config, tmp_path / "whole", **FIGURES)
     run, done = CapturedSteps.run, 0
