@@ -9,6 +9,13 @@ from typing import Any
 from recipes.reber import published
 
 NO_RESULTS = "Nothing was trained for this table."
+PARTS = {
+    "bases": "part 1, bases",
+    "pruned": "part 1, prunings",
+    "structures": "part 2",
+    "gated": "part 3, gates",
+    "controls": "part 3, controls",
+}
 
 
 def tables(summary: Mapping[str, Any]) -> dict[str, str]:
@@ -23,10 +30,12 @@ def tables(summary: Mapping[str, Any]) -> dict[str, str]:
         "correlations": _correlations(summary),
         "regressions": _regressions(summary),
         "selection": _selection(summary),
+        "gated": _gated(summary),
         "controls": _controls(summary),
         "comparison": _comparison(summary),
         "latency": _latency(summary),
         "conditions": _conditions(summary),
+        "times": _times(summary),
     }
 
 
@@ -156,6 +165,17 @@ def _selection(summary: Mapping[str, Any]) -> str:
     return _table([*head, "validation accuracy", "test accuracy", f"≥ {summary['enough']}"], rows)
 
 
+def _gated(summary: Mapping[str, Any]) -> str:
+    """All trainings with gates: hidden units that are left, and the accuracy by which one was chosen."""
+    budgets = list(dict.fromkeys(row["density"] for row in summary["gated"]))
+    found: dict[tuple[str, int], dict[float, list[str]]] = {}
+    for row in summary["gated"]:
+        told = f"{', '.join(map(str, row['hidden']))}: {row['valid_accuracy']:.4f}"
+        found.setdefault((row["cell"], row["layers"]), {}).setdefault(row["density"], []).append(told)
+    rows = [[*key, *("<br>".join(told.get(budget, [])) for budget in budgets)] for key, told in found.items()]
+    return _table(["cell", "layers", *(f"budget {budget}" for budget in budgets)], rows)
+
+
 def _controls(summary: Mapping[str, Any]) -> str:
     by_size: dict[tuple[str, int, tuple[int, ...]], list[Mapping[str, Any]]] = {}
     for row in summary["controls"]:
@@ -220,14 +240,26 @@ def _latency(summary: Mapping[str, Any]) -> str:
 
 def _conditions(summary: Mapping[str, Any]) -> str:
     told = summary["conditions"]
-    hours = told["cpu_seconds"] / 3600
+    rows = [row for part in PARTS for row in summary[part]]
+    hours = sum(row["seconds"] for row in rows) / told["processes"] / 3600
     text = (
-        f"{told['jobs']} trainings, {hours:.2f} hours of processor time in all, one thread each; "
-        f"torch {told['torch']}, {told['processor']}."
+        f"{told['jobs']} trainings, one thread each: {told['cpu_seconds'] / 3600:.2f} hours of processor time, "
+        f"{hours:.2f} hours with {told['processes']} at a time; torch {told['torch']}, {told['processor']}."
     )
     if summary["failed"]:
         text += f" Trainings that failed: {', '.join(summary['failed'])}."
     return text
+
+
+def _times(summary: Mapping[str, Any]) -> str:
+    """Minutes of processor time, by part and cell."""
+    rows = []
+    for part, title in PARTS.items():
+        minutes = [
+            sum(row["cpu_seconds"] for row in summary[part] if row["cell"] == cell) / 60 for cell in summary["cells"]
+        ]
+        rows.append([title, len(summary[part]), *(f"{value:.1f}" for value in (*minutes, sum(minutes)))])
+    return _table(["", "trainings", *summary["cells"], "all"], rows)
 
 
 def _table(head: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:

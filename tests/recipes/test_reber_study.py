@@ -290,6 +290,10 @@ def test_tables_hold_the_figures(finished: tuple[Path, dict[str, Any]]):
     assert "| 0.928 |" in texts["structures"]
     assert f"| {summary['chosen']['gru']['embedding']} |" in texts["selection"]
     assert "0.88" in texts["regressions"]
+    (gated,) = summary["gated"]
+    assert f"| gru | 1 | {gated['hidden'][0]}: {gated['valid_accuracy']:.4f} |" in texts["gated"]
+    slow = {**summary, "structures": [{**row, "cpu_seconds": 90.0} for row in summary["structures"]]}
+    assert "| part 2 | 8 | 6.0 | 6.0 | 12.0 |" in report.tables(slow)["times"]
 
 
 def test_results_are_published_into_the_page(finished: tuple[Path, dict[str, Any]], tmp_path: Path):
