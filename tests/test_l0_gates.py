@@ -403,7 +403,7 @@ def test_price_progress_and_gates_are_in_the_checkpoint() -> None:
     method.begin(10)
     for step in range(1, 4):
         method.after_step(step)
-    assert set(method.state_dict()) == {"total_steps", "steps", "objective.price", "objective.target"}
+    assert set(method.state_dict()) == {"total_steps", "steps", "chosen", "objective.price", "objective.target"}
     assert price(method) > 0
     torch.manual_seed(1)
     other = WordTagger("LSTM")

@@ -165,6 +165,35 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("name", CASES)
+def test_what_the_host_knows_is_in_the_checkpoint(name: str, tmp_path: Path) -> None:
+    model, _ = fitted(CASES[name][0](), tmp_path)
+    method = model.method
+    assert (method.progress, method.has_chosen) == (1.0, True)
+    again = MODELS["LSTM"](WORDS, 16, 2, method=CASES[name][0]())
+    again.load_state_dict(model.state_dict())
+    assert (again.method.progress, again.method.has_chosen) == (1.0, True)
+
+
+@pytest.mark.parametrize(
+    ("steps", "first", "times"),
+    [
+        (range(1, 13), 0, [5, 10]),
+        (range(1, 13), 3, [3, 8]),
+        ([1, 4, 9, 16, 17], 0, [9, 16]),  # asked now and then: as soon as it can be
+        ([2, 4, 20, 21], 3, [4, 20]),
+    ],
+)
+def test_what_is_done_every_so_many_steps_comes_round(steps: Any, first: int, times: list[int]) -> None:
+    method = Dense()
+    found = []
+    for step in steps:
+        method.after_step(step)
+        if method.comes_round(5, first):
+            found.append(step)
+    assert found == times
+
+
+@pytest.mark.parametrize("name", CASES)
 def test_a_checkpoint_of_a_ready_made_model_loads_by_itself(name: str, tmp_path: Path) -> None:
     model, _ = fitted(CASES[name][0](), tmp_path, max_epochs=1)
     model.trainer.save_checkpoint(tmp_path / "model.ckpt")

@@ -189,7 +189,7 @@ class BlockPruning(GradualMagnitude):
 
     def penalty(self) -> Tensor:
         """``group_lasso`` times the sum of the norms of all blocks; nothing once pruning has ended."""
-        if not self.group_lasso or bool(self.finished):
+        if not self.group_lasso or self.has_chosen:
             return super().penalty()
         return self.group_lasso * _lasso(self.targets(), self.block)
 
@@ -244,8 +244,6 @@ class BlockGroupLasso(MaskMethod):
         Narang, Undersander, Diamos, Block-Sparse Recurrent Neural Networks (2017), arXiv 1711.02782.
     """
 
-    finished: Tensor
-
     def __init__(
         self,
         weight: float,
@@ -271,7 +269,6 @@ class BlockGroupLasso(MaskMethod):
         self.weight, self.block, self.end, self.threshold = weight, _pair(block), end, threshold
         self.density = density
         self.scope: Scope = scope
-        self.register_buffer("finished", torch.tensor(False))
 
     def check(self, network: nn.Module, targets: Mapping[str, tuple[Weight, nn.Parameter]]) -> None:
         """Refuse blocks that are larger than a matrix."""
@@ -279,13 +276,12 @@ class BlockGroupLasso(MaskMethod):
 
     def penalty(self) -> Tensor:
         """``weight`` times the sum of all blocks' norms; nothing once blocks are removed."""
-        return super().penalty() if bool(self.finished) else self.weight * _lasso(self.targets(), self.block)
+        return super().penalty() if self.has_chosen else self.weight * _lasso(self.targets(), self.block)
 
     @torch.no_grad()
     def update_masks_(self) -> None:
         """Remove the blocks, once, when it is time."""
-        total = int(self.total_steps)
-        if not total or bool(self.finished) or int(self.steps) < step_of(self.end, total):
+        if not self._total or self.has_chosen or self._step < step_of(self.end, self._total):
             return
         masks = self.masks()
         norms = {name: block_norms(weight, self.block, eps=0.0) for name, weight in self.targets().items()}
@@ -295,4 +291,4 @@ class BlockGroupLasso(MaskMethod):
             kept = largest_within(norms, kept, sizes, self.density, self.scope)
         for name, groups in kept.items():
             masks[name].copy_(expand_blocks(groups, masks[name].shape, self.block))
-        self.finished.fill_(True)
+        self.choose_()

@@ -22,12 +22,8 @@ class Dense(Method):
     def attach(self, network: nn.Module, wiring: Wiring) -> None:
         """Check the wiring, so that a wrong one is found in the dense run already."""
         draw_blueprint(network, wiring)
+        self.choose_()
 
     def gates(self) -> dict[str, Tensor]:
         """None: every axis is whole."""
         return {}
-
-    @property
-    def has_chosen(self) -> bool:
-        """Whether what is kept is fixed for the rest of the training."""
-        return True

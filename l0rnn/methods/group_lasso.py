@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -66,8 +64,6 @@ class GroupLasso(UnitMethod):
         and its code, ``add_structure_grouplasso``. Yuan, Lin (2006), for the scaling by group size.
     """
 
-    is_settled: Tensor
-
     def __init__(
         self,
         weight: float,
@@ -102,8 +98,6 @@ class GroupLasso(UnitMethod):
         self.scale_by_size = scale_by_size
         self.embedding = embedding
         self.frequency = frequency
-        self.register_buffer("is_settled", torch.tensor(False))
-        self._is_settled = False  # the same on the host, so that no step waits for a device
 
     def check(self, minimum: Cost, dense: Cost) -> None:
         """Refuse a density below one unit per axis."""
@@ -128,22 +122,22 @@ class GroupLasso(UnitMethod):
     def after_step(self, step: int) -> None:
         """Set small weights to 0, close units that have none left, and fix all units when it is time."""
         super().after_step(step)
-        if self._is_settled:
+        if self.has_chosen:
             return
         self.follow_(self.progress)
         if self.progress >= self.freeze:
             self.settle_()
-        elif step % self.frequency == 0:
+        elif self.comes_round(self.frequency):
             self.close_empty_()
 
     def price(self) -> float:
         """λ of this moment."""
-        return 0.0 if self._is_settled else self.weight * ramp_done(self.progress, 0.0, self.ramp)
+        return 0.0 if self.has_chosen else self.weight * ramp_done(self.progress, 0.0, self.ramp)
 
     @torch.no_grad()
     def follow_(self, progress: float) -> None:
         """Set the weights of the groups that are at most ``threshold`` to 0, until the units are fixed."""
-        if self._is_settled:
+        if self.has_chosen:
             return
         for weights in group_entries(self._network[0], self.blueprint, self._gates, embedding=self.embedding):
             torch.hardshrink(weights, self.threshold, out=weights)
@@ -167,18 +161,8 @@ class GroupLasso(UnitMethod):
                 self._network[0], self.blueprint, self._gates, embedding=self.embedding, open=self.open_units()
             )
             self.close_within_(scores, self.density)
-        self.is_settled.fill_(True)
-        self._is_settled = True
-
-    @property
-    def has_chosen(self) -> bool:
-        """Whether what is kept is fixed for the rest of the training."""
-        return self._is_settled
+        self.choose_()
 
     def figures(self) -> dict[str, float]:
         """Density, parameters, units kept on every axis, and λ of this moment."""
         return super().figures() | {"price": self.price()}
-
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
-        self._is_settled = bool(self.is_settled)

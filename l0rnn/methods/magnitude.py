@@ -77,8 +77,6 @@ class GradualMagnitude(MaskMethod):
         Table 1: ``"two_slope"``. Zhu and Gupta, To prune, or not to prune (2017), arXiv 1710.01878: ``"cubic"``.
     """
 
-    finished: Tensor
-
     def __init__(
         self,
         density: float | None = None,
@@ -112,7 +110,6 @@ class GradualMagnitude(MaskMethod):
         self.start, self.ramp, self.end, self.ramp_slope, self.frequency = start, ramp, end, ramp_slope, frequency
         self.q = dict(q) if isinstance(q, Mapping) else q
         self.dense = None if dense is None else str(dense)
-        self.register_buffer("finished", torch.tensor(False))
 
     def check(self, network: nn.Module, targets: Mapping[str, tuple[Weight, nn.Parameter]]) -> None:
         """Find the threshold of each matrix."""
@@ -142,14 +139,14 @@ class GradualMagnitude(MaskMethod):
 
     def update_masks_(self) -> None:
         """Prune what is due after the current step."""
-        total = int(self.total_steps)
-        if not total or bool(self.finished):
+        if not self._total or self.has_chosen:
             return
-        step, first, last = int(self.steps), step_of(self.start, total), step_of(self.end, total)
-        is_last = step >= last
-        if is_last or (step >= first and (step - first) % self.frequency == 0):
+        first, last = step_of(self.start, self._total), step_of(self.end, self._total)
+        is_last = self._step >= last
+        if is_last or self.comes_round(self.frequency, first):
             self._prune_(self.end if is_last else self.progress)
-        self.finished.fill_(is_last)
+        if is_last:
+            self.choose_()
 
     @torch.no_grad()
     def _prune_(self, progress: float) -> None:
@@ -172,7 +169,7 @@ class GradualMagnitude(MaskMethod):
         Args:
             progress: fraction of the training done.
         """
-        total = max(1, int(self.total_steps))
+        total = max(1, self._total)
         start, ramp, end = (fraction * total for fraction in (self.start, self.ramp, self.end))
         slopes = {name: start_slope(q, start, ramp, end, self.frequency) for name, q in self._thresholds.items()}
         return {

@@ -67,6 +67,10 @@ class MaskMethod(Method):
         """Prune what is due, and set the pruned weights to 0 again."""
         super().after_step(step)
         self.update_masks_()
+        self.follow_(self.progress)
+
+    def follow_(self, progress: float) -> None:
+        """Set the pruned weights to 0 again."""
         self.apply_masks_()
 
     @torch.no_grad()

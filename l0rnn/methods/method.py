@@ -24,12 +24,15 @@ class Method(nn.Module, ABC):
 
     total_steps: Tensor
     steps: Tensor
+    chosen: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("total_steps", torch.tensor(0))
         self.register_buffer("steps", torch.tensor(0))
-        self._on_host = (0, 0)  # the two buffers, so that the host never waits for a device to know them
+        self.register_buffer("chosen", torch.tensor(False))
+        # the buffers as the host knows them, so that it never waits for a device
+        self._total, self._step, self._step_before, self._has_chosen = 0, 0, 0, False
 
     @abstractmethod
     def attach(self, network: nn.Module, wiring: Wiring) -> None:
@@ -42,7 +45,7 @@ class Method(nn.Module, ABC):
     def begin(self, total_steps: int) -> None:
         """Learn how many optimiser steps the training has, which schedules are fractions of."""
         self.total_steps.fill_(total_steps)
-        self._on_host = (total_steps, self._on_host[1])
+        self._total = total_steps
 
     def penalty(self) -> Tensor:
         """What is added to the loss of this step: a scalar."""
@@ -51,7 +54,7 @@ class Method(nn.Module, ABC):
     def after_step(self, step: int) -> None:
         """Follow an optimiser step, the ``step``-th, counted from 1. Subclasses call this first."""
         self.steps.fill_(step)
-        self._on_host = (self._on_host[0], step)
+        self._step_before, self._step = self._step, step
 
     def follow_(self, progress: float) -> None:
         """The part of `after_step` that every step needs and that a device can do without its host.
@@ -82,14 +85,32 @@ class Method(nn.Module, ABC):
     @property
     def has_chosen(self) -> bool:
         """Whether what is kept is fixed for the rest of the training."""
-        return False
+        return self._has_chosen
+
+    def choose_(self) -> None:
+        """Note that what is kept is fixed from now on."""
+        self.chosen.fill_(True)
+        self._has_chosen = True
+
+    def comes_round(self, every: int, first: int = 0) -> bool:
+        """Whether it is time for something that is done at the steps ``first``, ``first + every`` and so on.
+
+        It is if the last step is one of these, or if one was passed since the call of `after_step` before. There is no
+        step 0.
+
+        Args:
+            every: steps from one time to the next, > 0.
+            first: step of the first time.
+        """
+        before, now = self._step_before - first, self._step - first
+        return self._step > 0 and now >= 0 and (before < 0 or now // every > before // every)
 
     @property
     def progress(self) -> float:
         """Fraction of the optimiser steps done."""
-        total, steps = self._on_host
-        return min(1.0, steps / total) if total else 0.0
+        return min(1.0, self._step / self._total) if self._total else 0.0
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
-        self._on_host = (int(self.total_steps), int(self.steps))
+        self._total, self._step, self._has_chosen = int(self.total_steps), int(self.steps), bool(self.chosen)
+        self._step_before = self._step

@@ -90,6 +90,7 @@ class RandomStructure(MaskMethod):
                 mask = crossing_mask(rows, columns, self.density, self.graph, generator)
             self.masks()[name].copy_(torch.from_numpy(mask).repeat(weight.gates, 1))
         self.apply_masks_()
+        self.choose_()
 
     def check(self, network: nn.Module, targets: Mapping[str, tuple[Weight, nn.Parameter]]) -> None:
         """Refuse a density at which a unit would lose its last connection, and find out whether networkx is there."""

@@ -57,3 +57,4 @@ class RandomUnits(UnitMethod):
         # the best rank of each axis is 1, and ranks fall evenly to 0, so one threshold keeps one fraction everywhere
         scores = {axis: (1 + torch.randperm(size, generator=generator)) / size for axis, size in sizes.items()}
         self.close_within_(scores, self.density)
+        self.choose_()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from l0rnn.cost import Cost
@@ -51,8 +50,6 @@ class StructuredMagnitude(UnitMethod):
         al. 2018 (arXiv 1709.05027).
     """
 
-    met: Tensor
-
     def __init__(
         self,
         density: float,
@@ -76,7 +73,6 @@ class StructuredMagnitude(UnitMethod):
         self.end = end
         self.frequency = frequency
         self.embedding = embedding
-        self.register_buffer("met", torch.tensor(False))  # whether the density has been met, so that pruning is over
 
     def check(self, minimum: Cost, dense: Cost) -> None:
         """Refuse a density below one unit per axis."""
@@ -90,13 +86,13 @@ class StructuredMagnitude(UnitMethod):
     def after_step(self, step: int) -> None:
         """Close the units that are due."""
         super().after_step(step)
-        if bool(self.met):
+        if self.has_chosen:
             return
         progress = self.progress
         if progress >= self.end:
             self.close_within_(self.scores(), self.density)
-            self.met.fill_(True)
-        elif progress > self.start and step % self.frequency == 0:
+            self.choose_()
+        elif progress > self.start and self.comes_round(self.frequency):
             self.close_within_(self.scores(), cubic_density(progress, self.start, self.end, self.density))
 
     def scores(self) -> dict[str, Tensor]:
@@ -104,8 +100,3 @@ class StructuredMagnitude(UnitMethod):
         open = self.open_units()
         scores = root_mean_squares(self._network[0], self.blueprint, self._gates, embedding=self.embedding, open=open)
         return {axis: values / values[open[axis]].mean().clamp(min=1e-12) for axis, values in scores.items()}
-
-    @property
-    def has_chosen(self) -> bool:
-        """Whether what is kept is fixed for the rest of the training."""
-        return bool(self.met)

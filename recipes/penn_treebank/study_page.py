@@ -1,11 +1,14 @@
-"""Write the tables of the 2 x 400 study into the README, from the committed results.
+"""Write the tables of the studies into the README, from the committed results.
 
 python -m recipes.penn_treebank.study_page
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from l0rnn.bench_report import BenchReport
 from l0rnn.compare import read_plan
@@ -14,7 +17,11 @@ from recipes.pages import replaced
 from recipes.penn_treebank.performance_page import RESULTS
 
 FOLDER = Path(__file__).parent
-PLANS = ("cpu_plan", "cpu_search")
+PLANS = ("large_plan", "cpu_plan", "cpu_search")
+HISTORIES = {  # result → epochs that are shown
+    "large_plan_dense": (5, 10, 15, 20, 25, 30, 40, 55),
+    "large_plan_l0-6-m-weights": (5, 10, 15, 20, 23, 24, 25, 30, 40, 55),
+}
 
 
 def latency_table(report: BenchReport) -> str:
@@ -30,6 +37,33 @@ def latency_table(report: BenchReport) -> str:
     return "\n".join(lines)
 
 
+def history_table(result: Mapping[str, Any], epochs: Sequence[int]) -> str:
+    """What a run by captured steps looked like after some of its epochs; steps per second are those of the epoch."""
+    titles = [
+        "epoch",
+        "learning rate",
+        "steps/s",
+        "units kept",
+        "multiply-adds",
+        "price",
+        "train loss",
+        "valid perplexity",
+    ]
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    before = {row["epoch"] + 1: row for row in result["history"]}
+    for row in result["history"]:
+        if row["epoch"] in epochs:
+            last = before.get(row["epoch"], {"step": 0, "seconds": 0.0})
+            rate = (row["step"] - last["step"]) / (row["seconds"] - last["seconds"])
+            kept = ", ".join(str(round(units)) for name, units in row.items() if name.startswith("kept/"))
+            density = f"{row['density']:.1%}" if "density" in row else ""
+            price = f"{row['price']:.2f}" if "price" in row else ""
+            valid = row.get("valid/perplexity", "")
+            cells = [row["epoch"], f"{row['learning_rate']:.2f}", f"{rate:.0f}", kept, density, price]
+            lines.append(f"| {' | '.join(map(str, cells))} | {row['train/loss']:.3f} | {valid} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Fill the README."""
     page = FOLDER / "README.md"
@@ -37,6 +71,9 @@ def main() -> None:
     for name in PLANS:
         plan = read_plan(FOLDER / "configs" / f"{name}.yaml")
         text = replaced(text, name, results_table(plan, results_so_far(plan, FOLDER / "out", RESULTS)))
+    for name, epochs in HISTORIES.items():
+        result = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+        text = replaced(text, f"{name} history", history_table(result, epochs))
     report = BenchReport.from_json((RESULTS / "bench_cpu.json").read_text(encoding="utf-8"))
     text = replaced(text, "bench_cpu", latency_table(report))
     page.write_text(text, encoding="utf-8")

@@ -12,11 +12,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from l0rnn import Dense, L0GatedLSTM
 from l0rnn.compare import one_run
+from l0rnn.surgery import operate
 from l0rnn.training.callbacks import Paused
 from recipes.penn_treebank import captured_run, captured_training
 from recipes.penn_treebank.captured_steps import CapturedSteps
 from tests.test_compare import L0, base
+from tests.test_methods import CASES, density_of
+from tests.tiny_text import WORDS, TinyText
 
 pytestmark = [
     # Lightning 2.6 calls jsonargparse in a way that the latter has deprecated
@@ -113,7 +117,32 @@ def test_what_only_lightning_does_is_refused(tmp_path: Path, changes: dict[str, 
         captured_run.train_run(config, tmp_path, **FIGURES)
 
 
-def test_a_method_that_needs_the_host_in_every_step_is_refused(tmp_path: Path) -> None:
-    method = {"class_path": "l0rnn.methods.GradualMagnitude", "init_args": {"density": 0.5}}
-    with pytest.raises(ValueError, match="`method` must be one of Dense, L0Gates, .* got GradualMagnitude"):
+class Another(Dense):
+    """A method of somebody's own."""
+
+
+def test_a_method_that_may_want_every_step_is_refused(tmp_path: Path) -> None:
+    method = {"class_path": f"{__name__}.Another"}
+    with pytest.raises(ValueError, match="`method` must be one of Dense, L0Gates, .* got Another"):
         captured_run.train_run(base(method=method), tmp_path, **FIGURES)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_method_that_is_asked_now_and_then_keeps_its_promise(name: str) -> None:
+    make, promised, _ = CASES[name]
+    torch.manual_seed(1)
+    model = L0GatedLSTM(WORDS, 16, 2, method=make(), dropout=0.1, init_range=0.2, learning_rate=0.5).train()
+    steps = CapturedSteps(
+        model, model.configure_optimizers()["optimizer"], TinyText().train_dataloader()._tokens, 5, 1.0
+    )
+    model.method.begin(60)
+    for step in range(6, 61, 6):
+        if step % 18 == 0:
+            steps.restart()
+        steps.progress = model.method.progress
+        steps.run(6)
+        model.method.after_step(step)
+    assert model.method.has_chosen
+    if promised is not None:
+        assert 0.85 * promised <= density_of(model) <= promised + 0.002
+    assert operate(model.eval()).max_abs_difference < 1e-5
