@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from l0rnn.cost import Cost
 from l0rnn.latency_grid import CallSize
 from l0rnn.latency_table import LatencyTable
+from l0rnn.schedule import check_schedule, cubic_density, ramp_done
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +87,7 @@ class Penalty(Objective):
         if not weight > 0:
             raise ValueError(f"`weight` must be > 0, got {weight}; use the method `Dense` for an unpruned run")
         _check_kind(kind)
-        _check_schedule(start, ramp)
+        check_schedule(start, ramp)
         self.weight, self.kind, self.start, self.ramp = weight, kind, start, ramp
         self.register_buffer("price", torch.zeros((), dtype=torch.float64))
 
@@ -133,6 +134,8 @@ class Budget(Objective):
         start: fraction of the training before the target begins to sink. Until the network has learned something, no
             unit looks useful to its gate.
         ramp: fraction of the training over which it sinks.
+        curve: ``"linear"``, or ``"cubic"``: fast at first and then ever slower, so that there is more time for the last
+            units, each of which is a larger part of what is left.
 
     Raises:
         ValueError: if not exactly one budget is given, or a value is out of range.
@@ -173,6 +176,7 @@ class Budget(Objective):
         stiffness: float = 10.0,
         start: float = 0.1,
         ramp: float = 0.25,
+        curve: Literal["linear", "cubic"] = "linear",
     ) -> None:
         super().__init__()
         kinds = {
@@ -195,7 +199,10 @@ class Budget(Objective):
             raise ValueError(f"`rate` must be > 0, got {rate}")
         if not stiffness >= 0:
             raise ValueError(f"`stiffness` must be >= 0, got {stiffness}")
-        _check_schedule(start, ramp)
+        check_schedule(start, ramp)
+        if curve not in ("linear", "cubic"):
+            raise ValueError(f"`curve` must be 'linear' or 'cubic', got {curve!r}")
+        self.curve: Literal["linear", "cubic"] = curve
         self.batch, self.steps, self.threads, self.device, self.table = batch, steps, threads, device, table
         if milliseconds is not None:
             self.call_size = CallSize(batch, steps, threads, device)  # type: ignore[arg-type]
@@ -268,7 +275,11 @@ class Budget(Objective):
     def after_step(self, expected: Cost, dense: Cost, *, progress: float) -> None:
         """One step of dual ascent towards the target of this moment; the host does not wait for the device."""
         final = min(1.0, self.limit(dense) / dense[self.kind])
-        self.target.fill_(1 - (1 - final) * ramp_done(progress, self.start, self.ramp))
+        if self.curve == "cubic":
+            target = cubic_density(progress, self.start, self.start + self.ramp, final)
+        else:
+            target = 1 - (1 - final) * ramp_done(progress, self.start, self.ramp)
+        self.target.fill_(target)
         excess = torch.as_tensor(expected[self.kind]).to(self.price) / dense[self.kind] - self.target
         self.price.add_(excess, alpha=self.rate).clamp_(min=0)
 
@@ -277,22 +288,3 @@ def _check_kind(kind: str) -> None:
     kinds = ("multiply_adds", "parameters", "parameters_without_embedding")
     if kind not in kinds:
         raise ValueError(f"`kind` must be one of {', '.join(kinds)}, got {kind!r}")
-
-
-def ramp_done(progress: float, start: float, ramp: float) -> float:
-    """How much of a ramp is behind at some progress of the training, all three as fractions of it.
-
-    Example:
-        >>> [ramp_done(progress, 0.2, 0.4) for progress in (0.1, 0.4, 0.9)]
-        [0.0, 0.5, 1.0]
-    """
-    if progress < start:
-        return 0.0
-    return min(1.0, (progress - start) / ramp) if ramp else 1.0
-
-
-def _check_schedule(start: float, ramp: float) -> None:
-    if not (start >= 0 and ramp >= 0 and start + ramp <= 1):
-        raise ValueError(
-            f"`start` and `ramp` must be fractions of the training, together at most 1, got {start} and {ramp}"
-        )

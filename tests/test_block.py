@@ -24,7 +24,7 @@ from l0rnn.methods.block import (
 )
 from l0rnn.methods.magnitude import GradualMagnitude
 from l0rnn.methods.masks import MaskMethod
-from l0rnn.methods.thresholds import cubic_density
+from l0rnn.schedule import cubic_density
 from l0rnn.settings import from_settings, settings_of
 from l0rnn.sparse.matrix import beta_warnings_ignored
 from tests.networks import CELLS, TiedLanguageModel, WordTagger

@@ -16,13 +16,13 @@ from l0rnn.export import save_dense
 from l0rnn.language_model import LanguageModel, next_word_loss
 from l0rnn.methods.magnitude import GradualMagnitude
 from l0rnn.methods.thresholds import (
-    cubic_density,
     largest_within,
     magnitude_quantile,
     start_slope,
     step_of,
     two_slope_threshold,
 )
+from l0rnn.schedule import cubic_density
 from l0rnn.settings import from_settings, settings_of
 from tests.networks import CELLS, StateClassifier, TiedLanguageModel, TwoReaders, WordTagger
 

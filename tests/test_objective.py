@@ -16,7 +16,8 @@ from l0rnn.cost import Cost, cost
 from l0rnn.hard_concrete import HardConcrete
 from l0rnn.methods import METHODS, Dense, L0Gates
 from l0rnn.models import CLASSES
-from l0rnn.objective import Budget, Objective, Penalty, ramp_done
+from l0rnn.objective import Budget, Objective, Penalty
+from l0rnn.schedule import ramp_done
 from l0rnn.settings import from_settings, settings_of
 from tests.networks import WordTagger
 
@@ -86,6 +87,14 @@ def test_without_start_and_ramp_the_whole_budget_is_asked_for_at_once() -> None:
 def test_a_ramp_rises_from_its_start_to_its_end(start: float, ramp: float, done: dict[float, float]) -> None:
     for progress, value in done.items():
         assert ramp_done(progress, start, ramp) == pytest.approx(value)
+
+
+@pytest.mark.parametrize(("progress", "target"), [(0.1, 1.0), (0.4, 0.3 + 0.7 / 8), (0.6, 0.3), (1.0, 0.3)])
+def test_a_cubic_target_leaves_more_time_for_the_last_units(progress: float, target: float) -> None:
+    budget = Budget(density=0.3, start=0.2, ramp=0.4, curve="cubic")
+    budget.after_step(DENSE, DENSE, progress=progress)
+    assert budget.target.item() == pytest.approx(target)
+    assert budget.price.item() == pytest.approx(budget.rate * (1 - target))
 
 
 @pytest.mark.parametrize(
@@ -173,6 +182,7 @@ def test_a_budget_at_the_minimum_is_accepted() -> None:
         ({"density": 0.5, "start": -0.1}, "`start` and `ramp` must be fractions .*, got -0.1 and 0.25"),
         ({"density": 0.5, "start": 0.6, "ramp": 0.5}, "together at most 1, got 0.6 and 0.5"),
         ({"density": 0.5, "start": math.nan}, "`start` and `ramp` must be fractions .*, got nan"),
+        ({"density": 0.5, "curve": "square"}, "`curve` must be 'linear' or 'cubic', got 'square'"),
     ],
 )
 def test_a_budget_out_of_range_is_refused(options: dict[str, Any], message: str) -> None:
@@ -227,7 +237,7 @@ def test_a_penalty_out_of_range_is_refused(options: dict[str, Any], message: str
 
 OBJECTIVES: list[Callable[[], Objective]] = [
     lambda: Budget(density=0.3, rate=0.2, start=0.05, ramp=0.4),
-    lambda: Budget(parameters=150),
+    lambda: Budget(parameters=150, curve="cubic"),
     lambda: Budget(multiply_adds=70, ramp=0.0),
     lambda: Penalty(0.2),
     lambda: Penalty(1.5, kind="parameters_without_embedding", ramp=0.3),

@@ -16,8 +16,8 @@ from l0rnn.cost import cost
 from l0rnn.methods.group_lasso import GroupLasso
 from l0rnn.methods.random_units import RandomUnits
 from l0rnn.methods.structured_magnitude import StructuredMagnitude
-from l0rnn.methods.thresholds import cubic_density
 from l0rnn.methods.units import UnitMethod, check_density
+from l0rnn.schedule import cubic_density
 from l0rnn.settings import from_settings, settings_of
 from l0rnn.surgery import operate
 from tests.networks import CELLS, TiedLanguageModel, TwoReaders, WordTagger

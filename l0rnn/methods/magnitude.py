@@ -14,7 +14,6 @@ from l0rnn.methods.thresholds import (
     Scope,
     check_density,
     check_scope,
-    cubic_density,
     largest_within,
     magnitude_quantile,
     read_dense,
@@ -22,6 +21,7 @@ from l0rnn.methods.thresholds import (
     step_of,
     two_slope_threshold,
 )
+from l0rnn.schedule import cubic_density
 
 Schedule = Literal["cubic", "two_slope"]
 

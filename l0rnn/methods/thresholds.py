@@ -71,31 +71,6 @@ def two_slope_threshold(
     return rise / freq if step > start else 0.0
 
 
-def cubic_density(progress: float, start: float, end: float, final: float) -> float:
-    """Density that falls from 1 at the start to its final value at the end, fast at first and then ever slower.
-
-    ``final + (1 - final) * (1 - (progress - start) / (end - start))³`` between them, held before and after.
-
-    Args:
-        progress: fraction of the training done.
-        start: fraction at which pruning starts.
-        end: fraction at which the final density is reached; when it is ``start``, all happens at once.
-        final: density at the end, in [0, 1].
-
-    Example:
-        >>> [cubic_density(progress, 0.25, 0.75, 0.5) for progress in (0.25, 0.5, 0.75, 1.0)]
-        [1.0, 0.5625, 0.5, 0.5]
-
-    Reference:
-        Zhu and Gupta, To prune, or not to prune (2017), arXiv 1710.01878, equation 1, with initial sparsity 0.
-    """
-    if progress >= end:
-        return final
-    if progress <= start:
-        return 1.0
-    return final + (1 - final) * (1 - (progress - start) / (end - start)) ** 3
-
-
 def magnitude_quantile(weight: Tensor, density: float) -> float:
     """Absolute value that a fraction ``density`` of the weights reach: the 90th percentile for a density of 0.1.
 
