@@ -64,10 +64,8 @@ def history_table(result: Mapping[str, Any], epochs: Sequence[int]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Fill the README."""
-    page = FOLDER / "README.md"
-    text = page.read_text(encoding="utf-8")
+def filled(text: str) -> str:
+    """The README with the tables of what is committed."""
     for name in PLANS:
         plan = read_plan(FOLDER / "configs" / f"{name}.yaml")
         text = replaced(text, name, results_table(plan, results_so_far(plan, FOLDER / "out", RESULTS)))
@@ -75,8 +73,13 @@ def main() -> None:
         result = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
         text = replaced(text, f"{name} history", history_table(result, epochs))
     report = BenchReport.from_json((RESULTS / "bench_cpu.json").read_text(encoding="utf-8"))
-    text = replaced(text, "bench_cpu", latency_table(report))
-    page.write_text(text, encoding="utf-8")
+    return replaced(text, "bench_cpu", latency_table(report))
+
+
+def main() -> None:
+    """Fill the README."""
+    page = FOLDER / "README.md"
+    page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")
     print(f"written: {page}")
 
 
