@@ -146,3 +146,20 @@ def test_a_method_that_is_asked_now_and_then_keeps_its_promise(name: str) -> Non
     if promised is not None:
         assert 0.85 * promised <= density_of(model) <= promised + 0.002
     assert operate(model.eval()).max_abs_difference < 1e-5
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_captured_steps_are_the_steps_one_by_one() -> None:
+    tokens = TinyText(length=4000).train_dataloader()._tokens.cuda()
+    losses = []
+    for is_captured in (False, True):
+        torch.manual_seed(1)
+        model = L0GatedLSTM(WORDS, 16, 2, dropout=0.0, init_range=0.2, learning_rate=0.5).cuda().train()
+        model.method.begin(100)
+        steps = CapturedSteps(model, model.configure_optimizers()["optimizer"], tokens, 5, 1.0)
+        steps.is_cuda = is_captured
+        steps.run(60)
+        steps.renew()
+        steps.run(40)
+        losses.append(float(steps.loss) / 100)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
