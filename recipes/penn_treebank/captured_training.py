@@ -87,6 +87,7 @@ class CapturedTraining:
                     self.scheduler.step()
                 self.epoch, self.segment = self.epoch + 1, 0
                 self._report_epoch()
+            self._save()  # so that what comes after the training can be repeated without it
         finally:
             for number, handler in asked.items():
                 signal.signal(number, handler)

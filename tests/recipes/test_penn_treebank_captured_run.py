@@ -97,6 +97,11 @@ def test_a_pause_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for name, weight in weights(whole).items():
         assert torch.equal(weights(parts)[name], weight)
 
+    # what comes after the training can be repeated without it
+    monkeypatch.delattr(CapturedSteps, "run")
+    again = captured_run.train_run(config, tmp_path / "parts", **FIGURES)
+    assert {**again, "training_seconds": None} == {**parts, "training_seconds": None}
+
 
 @pytest.mark.parametrize(
     ("changes", "message"),
