@@ -88,7 +88,7 @@ class SelectionConfig:
 
 @dataclass(frozen=True)
 class StudyConfig:
-    """A whole study."""
+    """A whole study; without ``cells`` part 3 alone, which has its own."""
 
     grammar: str
     seed: int
@@ -104,7 +104,8 @@ class StudyConfig:
 
     def data_sets(self) -> list[str]:
         """The kinds of wrong strings that some part asks for."""
-        return list(dict.fromkeys([*self.pruning.data, self.structures.data, self.selection.data]))
+        first = [*self.pruning.data, self.structures.data] if self.cells else []
+        return list(dict.fromkeys([*first, self.selection.data]))
 
 
 _PARTS = {"data": DataConfig, "pruning": PruningConfig, "structures": StructuresConfig, "selection": SelectionConfig}
@@ -154,7 +155,7 @@ def _check_names(told: Any, wanted: type, where: str) -> None:
 
 
 def _check(config: StudyConfig) -> None:
-    for name in ("cells", "pruning.data", "pruning.kinds", "pruning.percentages", "selection.densities"):
+    for name in ("selection.cells", "pruning.data", "pruning.kinds", "pruning.percentages", "selection.densities"):
         if not _value(config, name):
             raise ValueError(f"`{name}` must not be empty")
     for cell in (*config.cells, *config.selection.cells):

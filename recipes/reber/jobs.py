@@ -73,7 +73,7 @@ def first_jobs(config: StudyConfig) -> list[Job]:
     drawn: list[tuple[GraphKind, int]] = [
         (kind, seed + number) for number in range(config.structures.graphs) for kind in structures.KINDS
     ]
-    graphs = structures.by_size(drawn, config.structures.nodes)
+    graphs = structures.by_size(drawn, config.structures.nodes) if config.cells else []
     structure = [
         Job(
             f"structure-{cell}-{kind}-{number - seed}",

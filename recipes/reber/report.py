@@ -3,7 +3,7 @@
     python -m recipes.reber.report --out out/reber --name full
 
 copies summary, tables and figures of a finished study to ``recipes/reber/results/<name>``; the study called ``full``
-is also written into docs/reber.md.
+is also written into docs/reber.md, and of that called ``simple`` the tables of part 3.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from recipes.reber.tables import tables
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[2] / "docs" / "reber.md"
+ON_PAGE: dict[str, tuple[str, ...]] = {"full": (), "simple": ("selection", "gated", "controls")}  # (): all tables
 FIGURE = re.compile(r"<!-- figure (\w+\.png): (.*?) -->")  # where a picture goes once there is one
 
 
@@ -31,11 +32,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of a finished study")
     parser.add_argument("--name", required=True, help="its name among the results, such as quick or full")
     options = parser.parse_args()
-    publish(options.out, RESULTS / options.name, PAGE if options.name == "full" else None)
+    shown = ON_PAGE.get(options.name)
+    publish(options.out, RESULTS / options.name, None if shown is None else PAGE, shown or ())
 
 
-def publish(out: Path, results: Path, page: Path | None) -> None:
+def publish(out: Path, results: Path, page: Path | None, only: Sequence[str] = ()) -> None:
     """Copy what a study wrote, and fill a page with its tables.
+
+    Args:
+        out: folder of the study.
+        results: folder for the copies.
+        page: what to fill; None for no page.
+        only: tables to fill it with, at marks that begin with the name of ``results``; empty for all, with figures.
 
     Raises:
         FileNotFoundError: if the study is not finished.
@@ -48,10 +56,12 @@ def publish(out: Path, results: Path, page: Path | None) -> None:
         for file in out.glob(pattern):
             shutil.copy(file, results / file.name)
     if page is not None:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-        text = filled(page.read_text(encoding="utf-8"), tables(summary))
-        page.write_text(FIGURE.sub(r"![\2](\1)", text), encoding="utf-8")
-        for figure in out.glob("*.png"):
+        texts = tables(json.loads(path.read_text(encoding="utf-8")))
+        if only:
+            texts = {f"{results.name} {name}": texts[name] for name in only}
+        text = filled(page.read_text(encoding="utf-8"), texts)
+        page.write_text(text if only else FIGURE.sub(r"![\2](\1)", text), encoding="utf-8")
+        for figure in [] if only else out.glob("*.png"):
             shutil.copy(figure, page.parent / f"reber_{figure.name}")
 
 

@@ -72,6 +72,8 @@ def _safe(summary: Mapping[str, Any]) -> str:
 
 
 def _accuracies(summary: Mapping[str, Any]) -> str:
+    if not summary["cells"]:
+        return NO_RESULTS
     rows = []
     for name in dict.fromkeys(row["data"] for row in summary["bases"]):
         bases = {row["cell"]: f"{row['accuracy']:.3f}" for row in summary["bases"] if row["data"] == name}
@@ -253,13 +255,11 @@ def _conditions(summary: Mapping[str, Any]) -> str:
 
 def _times(summary: Mapping[str, Any]) -> str:
     """Minutes of processor time, by part and cell."""
-    rows = []
+    rows, cells = [], list(dict.fromkeys([*summary["cells"], *summary["chosen"]]))
     for part, title in PARTS.items():
-        minutes = [
-            sum(row["cpu_seconds"] for row in summary[part] if row["cell"] == cell) / 60 for cell in summary["cells"]
-        ]
+        minutes = [sum(row["cpu_seconds"] for row in summary[part] if row["cell"] == cell) / 60 for cell in cells]
         rows.append([title, len(summary[part]), *(f"{value:.1f}" for value in (*minutes, sum(minutes)))])
-    return _table(["", "trainings", *summary["cells"], "all"], rows)
+    return _table(["", "trainings", *cells, "all"], rows)
 
 
 def _table(head: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:

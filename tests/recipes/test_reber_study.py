@@ -13,6 +13,7 @@ import yaml
 from recipes.reber import jobs, report, study
 from recipes.reber.config import differences, read_config
 from recipes.reber.report import publish
+from recipes.reber.tables import NO_RESULTS
 
 CONFIGS = Path(study.__file__).parent / "configs"
 TINY: dict[str, Any] = {
@@ -164,6 +165,18 @@ def test_a_training_that_fails_is_told_and_left_out(tmp_path: Path, monkeypatch:
     assert re.search(r"\| base \| original strings \| failed \| \d\.\d{3} \|", text)
 
 
+def test_a_study_without_cells_is_part_3_alone(tmp_path: Path):
+    pytest.importorskip("matplotlib")
+    out = tmp_path / "out"
+    summary = study.run(read_config(tiny_yaml(tmp_path, cells=[])), out)
+    assert sorted(path.name.split("-")[0] for path in (out / "jobs").iterdir()) == [*["control"] * 4, "gated"]
+    assert [path.name for path in (out / "data").iterdir()] == ["hard.csv"]
+    texts = report.tables(summary)
+    assert {texts["accuracies"], texts["safe"], texts["structures"]} == {NO_RESULTS}
+    assert "| gru | 1 | " in texts["gated"]
+    assert texts["times"].startswith("|  | trainings | gru | all |")
+
+
 def test_a_stack_trains_what_agrees_but_for_the_member():
     config = read_config(CONFIGS / "full.yaml")
     bases = {f"base-{data}-{cell}": {"accuracy": 1.0} for data in config.pruning.data for cell in config.cells}
@@ -240,6 +253,7 @@ def test_grammar_with_a_dead_end_stops_the_study(tmp_path: Path):
         ({"structures__data": "easy"}, "`data` must be of original, hard, got 'easy'"),
         ({"selection__readout": "mean"}, "`selection.readout` must be of last_padded, last_symbol, got 'mean'"),
         ({"selection__epochs": 0}, "`selection.epochs` must be at least 1, got 0"),
+        ({"selection__cells": []}, "`selection.cells` must not be empty"),
         ({"cells": ["rnn"]}, "`cell` must be one of tanh, relu, lstm, gru, got 'rnn'"),
         ({"pruning__momentum": 0.9}, "unknown=['momentum']"),
         ({"pruning": {}}, "missing=['base_epochs'"),
@@ -261,7 +275,7 @@ def test_bad_number_of_processes(tmp_path: Path):
         jobs.work([], tmp_path, processes=0, title="none")
 
 
-@pytest.mark.parametrize("name", ["quick", "full"])
+@pytest.mark.parametrize("name", ["quick", "full", "simple"])
 def test_the_shipped_configurations_are_good(name: str):
     config = read_config(CONFIGS / f"{name}.yaml")
     names = [job.name for job in jobs.first_jobs(config)]
@@ -311,6 +325,20 @@ def test_results_are_published_into_the_page(finished: tuple[Path, dict[str, Any
     }
     shown = set(re.findall(r"\]\((reber_\w+\.png)\)", text))
     assert shown == {path.name for path in tmp_path.glob("reber_*.png")}
+
+
+def test_part_3_of_another_study_has_places_of_its_own(finished: tuple[Path, dict[str, Any]], tmp_path: Path):
+    out, summary = finished
+    page = tmp_path / "reber.md"
+    before = Path(report.PAGE).read_text(encoding="utf-8")
+    page.write_text(before, encoding="utf-8")
+    publish(out, tmp_path / "simple", page, report.ON_PAGE["simple"])
+    text = page.read_text(encoding="utf-8")
+    assert f"<!-- simple gated -->\n{report.tables(summary)['gated']}\n<!-- /simple gated -->" in text
+    for mark in ("selection", "safe", "gated"):
+        place = re.compile(rf"<!-- {mark} -->.*?<!-- /{mark} -->", re.DOTALL)
+        assert place.findall(text) == place.findall(before)
+    assert not list(tmp_path.glob("*.png"))
 
 
 def test_a_study_that_is_not_finished_is_not_published(tmp_path: Path):
