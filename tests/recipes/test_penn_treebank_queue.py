@@ -31,7 +31,8 @@ pytestmark = [
 ]
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = sorted(path for path in (ROOT / "recipes/penn_treebank/configs").glob("*_plan.yaml"))
+FOLDER = ROOT / "recipes/penn_treebank/configs"
+CONFIGS = sorted([*FOLDER.glob("*_plan.yaml"), *FOLDER.glob("*_search.yaml")])
 RUNS = {
     "L0, half": {METHOD: L0},
     "control": {"model.init_args.hidden_size": ["${L0, half:encoder.l0}"]},
@@ -137,5 +138,5 @@ def test_the_committed_plans_can_be_read(path: Path) -> None:
     assert len({plan.key(run, results) for run in plan.runs}) == len(plan.runs)
 
 
-def test_the_three_plans_are_there() -> None:
-    assert {path.stem for path in CONFIGS} == {"large_plan", "medium_plan", "cpu_plan"}
+def test_the_plans_are_there() -> None:
+    assert {path.stem for path in CONFIGS} == {"large_plan", "medium_plan", "cpu_plan", "cpu_search", "when_search"}
