@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import multiprocessing
 import time
@@ -103,18 +104,20 @@ def first_jobs(config: StudyConfig) -> list[Job]:
 
 
 def second_jobs(config: StudyConfig, results: Mapping[str, Mapping[str, Any]]) -> list[Job]:
-    """The trainings that start from results of the first ones; none where these failed."""
+    """The trainings that start from results of the first ones; no prunings of a base that failed.
+
+    Prunings on the first set of strings, which the thesis has, come before the controls, those on others after them.
+    """
     part = config.plain()["pruning"]
-    found = []
-    for data in config.pruning.data:
-        for cell in config.cells:
+    parts: list[list[Job]] = [[] for _ in config.pruning.data]
+    for jobs, data in zip(parts, config.pruning.data, strict=True):
+        for kind, cell in itertools.product(config.pruning.kinds, config.cells):
             base = results[f"base-{data}-{cell}"]
             if "failed" in base:
                 continue
             common = {"cell": cell, "base_accuracy": base["accuracy"], "seed": config.seed, "config": part}
-            cuts = [(kind, percentage) for percentage in config.pruning.percentages for kind in config.pruning.kinds]
-            for place, (kind, percentage) in enumerate(cuts):
-                found.append(
+            for place, percentage in enumerate(config.pruning.percentages):
+                jobs.append(
                     Job(
                         f"pruned-{data}-{cell}-{kind}-{percentage}",
                         "pruned",
@@ -122,11 +125,12 @@ def second_jobs(config: StudyConfig, results: Mapping[str, Mapping[str, Any]]) -
                         config.data.test_share,
                         common,
                         weights=_base_weights(data, cell),
-                        stack=f"prunings {place // pruning.SIDE_BY_SIDE}, {cell}, {data}",
+                        stack=f"prunings {place // pruning.SIDE_BY_SIDE}, {cell}, {data}, {kind}",
                         member={"kind": kind, "percentage": percentage},
                     )
                 )
-    return [*found, *_controls(config, results)]
+    first, *others = parts
+    return list(itertools.chain(first, _controls(config, results), *others))
 
 
 def chosen(config: StudyConfig, results: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
