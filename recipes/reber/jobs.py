@@ -104,7 +104,7 @@ def first_jobs(config: StudyConfig) -> list[Job]:
 
 
 def second_jobs(config: StudyConfig, results: Mapping[str, Mapping[str, Any]]) -> list[Job]:
-    """The trainings that start from results of the first ones; no prunings of a base that failed.
+    """The trainings that start from results of the first ones; no prunings of a base that failed or is missing.
 
     Prunings on the first set of strings, which the thesis has, come before the controls, those on others after them.
     """
@@ -112,8 +112,8 @@ def second_jobs(config: StudyConfig, results: Mapping[str, Mapping[str, Any]]) -
     parts: list[list[Job]] = [[] for _ in config.pruning.data]
     for jobs, data in zip(parts, config.pruning.data, strict=True):
         for kind, cell in itertools.product(config.pruning.kinds, config.cells):
-            base = results[f"base-{data}-{cell}"]
-            if "failed" in base:
+            base = results.get(f"base-{data}-{cell}")
+            if base is None or "failed" in base:
                 continue
             common = {"cell": cell, "base_accuracy": base["accuracy"], "seed": config.seed, "config": part}
             for place, percentage in enumerate(config.pruning.percentages):
@@ -231,6 +231,11 @@ def run_jobs(jobs: Sequence[Job], out: Path) -> None:
         result["seconds"] = round(seconds / len(jobs), 2)
         result["cpu_seconds"] = round(cpu_seconds / len(jobs), 2)
         write_json(result, _result(job, out))
+
+
+def read_results(jobs: Sequence[Job], out: Path) -> dict[str, dict[str, Any]]:
+    """The results of those jobs that have one."""
+    return {job.name: read_result(job, out) for job in jobs if _result(job, out).is_file()}
 
 
 def read_result(job: Job, out: Path) -> dict[str, Any]:

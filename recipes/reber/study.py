@@ -12,7 +12,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from recipes.reber import report
 from recipes.reber.config import StudyConfig, differences, read_config
 from recipes.reber.data import figures, make_examples, read_examples, write_examples
 from recipes.reber.grammar import read_grammar
-from recipes.reber.jobs import chosen, first_jobs, second_jobs, work, write_json
+from recipes.reber.jobs import Job, chosen, first_jobs, read_results, second_jobs, work, write_json
 from recipes.reber.pruning import safe_percentage
 from recipes.reber.selection import latency
 from recipes.reber.structures import correlations, regressions
@@ -33,14 +33,21 @@ def main() -> None:
     parser.add_argument("--config", type=Path, required=True, help="YAML of the study")
     parser.add_argument("--out", type=Path, required=True, help="folder for strings, results, tables and figures")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="trainings side by side")
+    parser.add_argument("--no-training", action="store_true", help="tables of the trainings that have a result")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    run(read_config(options.config), options.out, processes=options.processes)
+    run(read_config(options.config), options.out, processes=options.processes, train=not options.no_training)
     print(f"written: {options.out / 'report.md'}")
 
 
-def run(config: StudyConfig, out: Path, *, processes: int = 1) -> dict[str, Any]:
+def run(config: StudyConfig, out: Path, *, processes: int = 1, train: bool = True) -> dict[str, Any]:
     """Train all that is missing, and write ``summary.json``, CSV files, figures and ``report.md``.
+
+    Args:
+        config: the study.
+        out: folder for all it writes.
+        processes: trainings at a time.
+        train: False for the tables of an unfinished study.
 
     Raises:
         ValueError: if the folder holds results of another configuration.
@@ -56,11 +63,18 @@ def run(config: StudyConfig, out: Path, *, processes: int = 1) -> dict[str, Any]
                 make_examples(grammar, data.strings, config.seed, negatives=name, shortest=data.shortest),  # type: ignore[arg-type]
                 path,
             )
-    results = work(first_jobs(config), out, processes=processes, title="networks from scratch")
-    results |= work(second_jobs(config, results), out, processes=processes, title="pruned networks and controls")
+
+    def done(jobs: Sequence[Job], title: str) -> dict[str, dict[str, Any]]:
+        return work(jobs, out, processes=processes, title=title) if train else read_results(jobs, out)
+
+    first = first_jobs(config)
+    results = done(first, "networks from scratch")
+    second = second_jobs(config, results)
+    results |= done(second, "pruned networks and controls")
     summary = summarise(config, results, out)
     summary["conditions"] = {
         "jobs": len(results),
+        "of": len(first) + len(second),
         "cpu_seconds": round(sum(result["cpu_seconds"] for result in results.values())),
         "last_start_seconds": round(time.perf_counter() - started),
         "processes": processes,

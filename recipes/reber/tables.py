@@ -244,8 +244,10 @@ def _conditions(summary: Mapping[str, Any]) -> str:
     told = summary["conditions"]
     rows = [row for part in PARTS for row in summary[part]]
     hours = sum(row["seconds"] for row in rows) / told["processes"] / 3600
+    missing = "" if told["jobs"] == told["of"] else f" of {told['of']}"
     text = (
-        f"{told['jobs']} trainings, one thread each: {told['cpu_seconds'] / 3600:.2f} hours of processor time, "
+        f"{told['jobs']}{missing} trainings, one thread each: "
+        f"{told['cpu_seconds'] / 3600:.2f} hours of processor time, "
         f"{hours:.2f} hours with {told['processes']} at a time; torch {told['torch']}, {told['processor']}."
     )
     if summary["failed"]:

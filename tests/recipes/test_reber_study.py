@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,20 @@ def test_a_study_goes_on_with_what_is_missing(finished: tuple[Path, dict[str, An
             for found in (again, summary)
         ]
         assert timeless[0] == timeless[1]
+
+
+def test_tables_of_a_study_that_is_not_finished(finished: tuple[Path, dict[str, Any]], tmp_path: Path):
+    out, summary = finished
+    shutil.copytree(out, tmp_path / "out")
+    for name in ("base-hard-gru", "structure-tanh-watts_strogatz-1", "control-gru-0.5-2"):
+        (tmp_path / "out" / "jobs" / f"{name}.json").unlink()
+    found = study.run(read_config(tiny_yaml(tmp_path)), tmp_path / "out", train=False)
+    assert {part: len(summary[part]) - len(found[part]) for part in ("bases", "pruned", "structures", "controls")} == {
+        **{"bases": 1, "pruned": 4, "structures": 1, "controls": 1}
+    }
+    assert not (tmp_path / "out" / "jobs" / "base-hard-gru.json").exists()
+    jobs_left, all_jobs = (summary["conditions"]["jobs"] - missing for missing in (7, 4))
+    assert f"{jobs_left} of {all_jobs} trainings" in (tmp_path / "out" / "report.md").read_text()
 
 
 def test_a_killed_training_leaves_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
