@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from l0rnn.blueprint import draw_blueprint
 from l0rnn.cost import Cost, cost, masked_cost
 from l0rnn.export import save_dense
 from l0rnn.surgery import operate
-from l0rnn.training.callbacks import PauseOnSignal, WriteProgress
+from l0rnn.training.callbacks import Paused, PauseOnSignal, WriteProgress
 from l0rnn.training.configuration import build_run, last_checkpoint, training_seconds
 
 RESULT, MODEL, CONFIG, PROGRESS = "result.json", "model", "config.yaml", "progress.json"
@@ -126,6 +126,22 @@ def write_result(
     aside.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     aside.replace(folder / RESULT)
     return result
+
+
+def main(train: Callable[..., Any], arguments: Sequence[str]) -> int:
+    """Train the configuration in a folder, as the queue asks a process to; the exit status is `PAUSED` if told to stop.
+
+    Args:
+        train: `train_run`, or another loop with its arguments.
+        arguments: folder, names of the two figures, key, and what is passed on to Lightning's command line.
+    """
+    folder, quality, final, key, *extra = arguments
+    config = yaml.safe_load((Path(folder) / CONFIG).read_text(encoding="utf-8"))
+    try:
+        train(config, Path(folder), quality=quality, final=final, key=key, extra=extra)
+    except Paused:
+        return PAUSED
+    return 0
 
 
 def build(config: Mapping[str, Any], folder: Path, *, extra: Sequence[str] = ()) -> tuple[Any, Any, Any]:

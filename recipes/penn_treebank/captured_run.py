@@ -16,16 +16,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint, ModelSummary
 from lightning.pytorch.cli import SaveConfigCallback
 
 from l0rnn.blueprint import draw_blueprint
-from l0rnn.compare.one_run import CONFIG, PAUSED, build, device_name, write_result
+from l0rnn.compare.one_run import build, device_name, main, write_result
 from l0rnn.cost import cost
 from l0rnn.methods import METHODS
 from l0rnn.training import RemoveClosedUnits, ScaleDropout
-from l0rnn.training.callbacks import Paused
 from l0rnn.training.configuration import TrainingTime
 from recipes.penn_treebank.captured_steps import tf32
 from recipes.penn_treebank.captured_training import CapturedTraining
@@ -99,9 +97,4 @@ def check(model: Any, trainer: Any) -> None:
 
 
 if __name__ == "__main__":
-    folder, quality, final, key, *extra = sys.argv[1:]
-    config = yaml.safe_load((Path(folder) / CONFIG).read_text(encoding="utf-8"))
-    try:
-        train_run(config, Path(folder), quality=quality, final=final, key=key, extra=extra)
-    except Paused:
-        sys.exit(PAUSED)
+    sys.exit(main(train_run, sys.argv[1:]))
