@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from lightning import Trainer
-from torch.nn.functional import cross_entropy, log_softmax
+from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
+from l0rnn import distillation
 from l0rnn.distillation import DistilledLoss
 from l0rnn.export import save_dense
 from l0rnn.language_model import LanguageModel, next_word_loss
@@ -47,6 +49,37 @@ def test_the_loss_is_the_mixture_with_both_states_carried_on() -> None:
             plain = cross_entropy(logits.flatten(0, 1), targets.flatten())
         assert found.item() == pytest.approx((0.7 * plain + 0.3 * divergence).item(), rel=1e-5)
         assert divergence > 0.01  # else the test could not tell
+
+
+@pytest.mark.parametrize("held", [1, 3 * WORDS, 2**17])  # one token at a time, three, all at once
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_gradient_is_that_of_automatic_differentiation(
+    held: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distillation, "CACHED", held)
+    torch.manual_seed(0)
+    wanted, targets = torch.randn(5, 2, WORDS), torch.randint(WORDS, (5, 2))
+    logits = torch.randn(5, 2, WORDS).to(dtype)
+
+    class Fixed(torch.nn.Module):  # a network whose logits are given
+        def __init__(self, logits: torch.Tensor) -> None:
+            super().__init__()
+            self.logits = torch.nn.Parameter(logits.clone())
+
+        def forward(self, tokens: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any]:
+            return self.logits * 1, state
+
+    student, plain = Fixed(logits), Fixed(logits.float())
+    loss, _ = DistilledLoss(Fixed(wanted), weight=0.3)(student, (targets, targets), None)
+    (3 * loss).backward()
+    given, teacher = log_softmax(plain.logits, -1), log_softmax(wanted, -1)
+    mixed = 0.7 * cross_entropy(plain.logits.flatten(0, 1), targets.flatten())
+    mixed = mixed + 0.3 * kl_div(given.flatten(0, 1), teacher.flatten(0, 1), log_target=True, reduction="batchmean")
+    (3 * mixed).backward()
+    assert loss.item() == pytest.approx(mixed.item(), rel=1e-5)
+    assert student.logits.grad.dtype == dtype
+    tolerance = {"atol": 1e-7, "rtol": 1e-5} if dtype == torch.float32 else {"atol": 1e-5, "rtol": 2**-7}
+    torch.testing.assert_close(student.logits.grad.float(), plain.logits.grad, **tolerance)
 
 
 def test_the_teacher_is_neither_trained_nor_in_training_mode() -> None:

@@ -10,6 +10,7 @@ at each one, and between these looks a GPU is left alone with captured steps (`C
 from __future__ import annotations
 
 import math
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -25,10 +26,11 @@ from l0rnn.cost import cost
 from l0rnn.methods import METHODS
 from l0rnn.training import RemoveClosedUnits, ScaleDropout
 from l0rnn.training.configuration import TrainingTime
-from recipes.penn_treebank.captured_steps import tf32
+from recipes.penn_treebank.captured_steps import PRODUCTS, products
 from recipes.penn_treebank.captured_training import CapturedTraining
 from recipes.penn_treebank.train import perplexity
 
+ROUNDED = "L0RNN_PRODUCTS"  # variable: what products round their factors to in training, of `captured_steps.PRODUCTS`
 CALLBACKS = (ScaleDropout, RemoveClosedUnits)
 WITHOUT_EFFECT = (ModelCheckpoint, ModelSummary, SaveConfigCallback, TrainingTime)
 
@@ -49,13 +51,14 @@ def train_run(
         ValueError: if the configuration is wrong, or has something that this loop does not do.
         FloatingPointError: if the loss or a figure is not finite.
     """
+    rounded = os.environ.get(ROUNDED, "tf32")
     model, data, trainer = build(config, folder, extra=[*extra, "--trainer.enable_progress_bar=false"])
-    check(model, trainer)
+    check(model, trainer, rounded)
     whole = cost(draw_blueprint(model.network, model.wiring))
     training = CapturedTraining(model, data, trainer, folder)
-    with tf32(True):
+    with products(rounded):
         training.run()
-    with tf32(False):
+    with products("float32"):
         perplexities = {
             "valid/perplexity": perplexity(model.network, data.val_dataloader()),
             "test/perplexity": perplexity(model.network, data.test_dataloader()),
@@ -66,6 +69,7 @@ def train_run(
             "steps": training.step,
             "training_seconds": {"wall": round(training.seconds(), 1), "processor": round(time.process_time(), 1)},
             "device": device_name(training.device),
+            "products": rounded,
             "loop": "captured steps" if training.device.type == "cuda" else "steps",
             "history": training.history(),
             "seed": config.get("seed_everything"),
@@ -75,7 +79,7 @@ def train_run(
         return write_result(model, whole, figures, folder, quality=quality, final=final, told=told)
 
 
-def check(model: Any, trainer: Any) -> None:
+def check(model: Any, trainer: Any, rounded: str) -> None:
     """Refuse what only Lightning's loop does.
 
     Raises:
@@ -89,6 +93,8 @@ def check(model: Any, trainer: Any) -> None:
     if others:
         names = ", ".join(kind.__name__ for kind in CALLBACKS)
         raise ValueError(f"`callbacks` must be of {names} for captured steps, got {', '.join(others)}")
+    if rounded not in PRODUCTS:
+        raise ValueError(f"the variable {ROUNDED} must be one of {', '.join(PRODUCTS)}, got {rounded!r}")
     for name, wanted in {"accumulate_grad_batches": 1, "precision": "32-true", "world_size": 1}.items():
         if getattr(trainer, name) != wanted:
             raise ValueError(f"`trainer.{name}` must be {wanted} for captured steps, got {getattr(trainer, name)}")

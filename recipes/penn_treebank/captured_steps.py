@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from l0rnn.training.module import PrunableModule, detached, single_optimizers
 
+PRODUCTS = {"float32": "highest", "tf32": "high", "bf16": "medium"}  # in torch's words
 WARM_UP = 3  # steps outside a graph, in which libraries set themselves up for new shapes
 
 
@@ -147,11 +148,16 @@ class CapturedSteps:
 
 
 @contextmanager
-def tf32(is_allowed: bool) -> Iterator[None]:
-    """Whether a GPU may round the factors of matrix products to TF32."""
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = is_allowed
+def products(precision: str) -> Iterator[None]:
+    """To what matrix products may round their factors: ``float32`` (not at all), ``tf32`` on a GPU, ``bf16`` on a CPU.
+
+    Sums stay in float32. A GPU takes ``bf16`` as ``tf32``, and a CPU without such products ignores both.
+    """
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision(PRODUCTS[precision])
+    torch.backends.cudnn.allow_tf32 = precision != "float32"
     try:
         yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]

@@ -10,12 +10,15 @@ command goes on from exactly there. A run whose result is in the folder of resul
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from l0rnn.compare import read_plan, run_all
 from l0rnn.compare.kept_results import results_so_far, results_table
+from recipes.penn_treebank.captured_run import ROUNDED
+from recipes.penn_treebank.captured_steps import PRODUCTS
 
 RESULTS = Path(__file__).parent / "results"
 INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
@@ -23,10 +26,15 @@ INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the plan; the exit status is 0 if all is trained, 1 if something is left, 130 after an interruption."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.products and not options.captured:
+        parser.error("--products needs --captured: Lightning's loop takes `trainer.precision` of the configuration")
     plan = read_plan(options.plan)
     extra = [] if options.device is None else [f"--trainer.accelerator={options.device}", "--trainer.devices=1"]
     extra += [] if options.data_dir is None else [f"--data.init_args.data_dir={options.data_dir.resolve()}"]
+    if options.products is not None:
+        os.environ[ROUNDED] = options.products  # of the runs' processes, which inherit it
     status, failed = 0, {}
     try:
         trained = run_all(
@@ -65,6 +73,11 @@ def _parser() -> argparse.ArgumentParser:
         "--captured",
         action="store_true",
         help="train by captured steps, on a GPU CUDA graphs, instead of Lightning's loop",
+    )
+    parser.add_argument(
+        "--products",
+        choices=PRODUCTS,
+        help="with --captured: what matrix products round their factors to in training (default: tf32, on a GPU)",
     )
     parser.add_argument("--data-dir", type=Path, help="folder with ptb.{train,valid,test}.txt")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of results (default: %(default)s)")

@@ -16,8 +16,8 @@ from l0rnn import Dense, L0GatedLSTM
 from l0rnn.compare import one_run
 from l0rnn.surgery import operate
 from l0rnn.training.callbacks import Paused
-from recipes.penn_treebank import captured_run, captured_training
-from recipes.penn_treebank.captured_steps import CapturedSteps
+from recipes.penn_treebank import captured_run, captured_training, queue
+from recipes.penn_treebank.captured_steps import PRODUCTS, CapturedSteps, products
 from tests.test_compare import L0, base
 from tests.test_methods import CASES, density_of
 from tests.tiny_text import WORDS, TinyText
@@ -168,3 +168,36 @@ def test_captured_steps_are_the_steps_one_by_one() -> None:
         steps.run(40)
         losses.append(float(steps.loss) / 100)
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+@pytest.mark.parametrize("precision", PRODUCTS)
+def test_products_are_rounded_for_a_while(precision: str) -> None:
+    def state() -> tuple[str, bool]:
+        return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+
+    before = state()
+    with products(precision):
+        assert state() == (PRODUCTS[precision], precision != "float32")
+    assert state() == before
+
+
+def test_the_result_says_what_products_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    step = CapturedSteps._step
+    monkeypatch.setattr(
+        CapturedSteps, "_step", lambda *args: (seen.append(torch.get_float32_matmul_precision()), step(*args))
+    )
+    monkeypatch.setenv(captured_run.ROUNDED, "float32")
+    config = base()
+    config["trainer"]["max_epochs"] = 1
+    assert captured_run.train_run(config, tmp_path, **FIGURES)["products"] == "float32"
+    assert set(seen) == {"highest"}
+    monkeypatch.setenv(captured_run.ROUNDED, "int8")
+    with pytest.raises(ValueError, match="L0RNN_PRODUCTS must be one of float32, tf32, bf16, got 'int8'"):
+        captured_run.train_run(config, tmp_path / "again", **FIGURES)
+
+
+def test_products_of_lightnings_loop_are_not_the_queues_to_choose(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        queue.main(["--plan", "p.yaml", "--out", "o", "--products", "bf16"])
+    assert "--products needs --captured" in capsys.readouterr().err
