@@ -25,7 +25,6 @@ class Objective(nn.Module, ABC):
     fractions of the dense network's, so that one price means the same on any network.
     """
 
-    kind: str = "multiply_adds"  # the attribute of `Cost` that is priced
     call_size: CallSize | None = None  # the call whose milliseconds are priced, if any are
     table: Mapping[str, Any] | str | None = None  # those that were measured already, as plain data
     latency: LatencyTable | None = None  # what the method prices them by
@@ -48,9 +47,13 @@ class Objective(nn.Module, ABC):
             progress: fraction of the training steps done, in [0, 1].
         """
 
-    def limit(self, dense: Cost) -> float | None:
-        """The cost to end at, or None where none is promised."""
-        return None
+    def limits(self, dense: Cost) -> dict[str, float]:
+        """Attribute of `Cost` → most that it may be in the end; empty where nothing is promised."""
+        return {}
+
+    @abstractmethod
+    def figures(self) -> dict[str, float]:
+        """The price, or each price, to be logged."""
 
     def use_table_(self, latency: LatencyTable) -> None:
         """Take the latencies of the network that is pruned; only asked of an objective that has a `call_size`."""
@@ -102,6 +105,10 @@ class Penalty(Objective):
         """Raise the price along the ramp."""
         self.price.fill_(self.weight * ramp_done(progress, self.start, self.ramp))
 
+    def figures(self) -> dict[str, float]:
+        """The price."""
+        return {"price": float(self.price)}
+
 
 class Budget(Objective):
     """A target cost, met by dual ascent: the price rises while the network costs too much, and falls when it does not.
@@ -111,7 +118,10 @@ class Budget(Objective):
     and after each optimiser step ``price = max(0, price + rate * excess)``. The square answers at once where the price
     has yet to learn, so that the cost keeps up with the target. Both follow the expected cost, not that of the units
     kept so far: gates take a hundred steps to close, and a price that waited for them would by then have grown so far
-    that it closed them all at once. Exactly one of the four budgets is given.
+    that it closed them all at once.
+
+    Several budgets may be given, such as one for the memory and one for the time; each has its target and its price,
+    and all are met.
 
     A budget in milliseconds is one for calls of a certain size on a certain device. When the method is attached, layers
     and whole networks of several widths are timed there, in about 20 seconds for a language model of 2 × 650 units, and
@@ -119,11 +129,11 @@ class Budget(Objective):
     whatever machine; with ``table`` as a file, it does not even measure before it reads the checkpoint.
 
     Args:
-        density: target as a fraction of the dense network's multiply-adds, in (0, 1].
+        density: target as a fraction of the dense network's multiply-adds, in (0, 1]; not with ``multiply_adds``.
         parameters: target number of parameters, embeddings included.
         multiply_adds: target number of multiply-adds per time step.
         milliseconds: target latency of a call; at most that of the whole network.
-        batch: sequences of that call; with ``milliseconds`` alone, as the next four.
+        batch: sequences of that call; with ``milliseconds`` only, as the next four.
         steps: its time steps.
         threads: its CPU threads.
         device: where it runs, ``"cpu"`` or a GPU such as ``"cuda"``; the training may be elsewhere.
@@ -138,7 +148,7 @@ class Budget(Objective):
             units, each of which is a larger part of what is left.
 
     Raises:
-        ValueError: if not exactly one budget is given, or a value is out of range.
+        ValueError: if no budget is given, or two for the multiply-adds, or a value is out of range.
 
     Example:
         >>> budget = Budget(density=0.25, start=0.0, ramp=0.5)
@@ -186,9 +196,12 @@ class Budget(Objective):
             "milliseconds": milliseconds,
         }
         given = {name: value for name, value in kinds.items() if value is not None}
-        if len(given) != 1:
+        if not given:
+            raise ValueError(f"at least one of {', '.join(f'`{name}`' for name in kinds)} must be given, got none")
+        if density is not None and multiply_adds is not None:
             raise ValueError(
-                f"exactly one of {', '.join(f'`{name}`' for name in kinds)} must be given, got {given or 'none'}"
+                f"`density` and `multiply_adds` are two budgets for one cost, got {density} and {multiply_adds}; "
+                "give one of them"
             )
         if density is not None and not 0 < density <= 1:
             raise ValueError(f"`density` must be in (0, 1], got {density}; use the method `Dense` for an unpruned run")
@@ -209,28 +222,28 @@ class Budget(Objective):
         elif (batch, steps, threads, device, table) != (None, None, 1, "cpu", None):
             raise ValueError(
                 "`batch`, `steps`, `threads`, `device` and `table` belong to a budget in `milliseconds`, got "
-                f"{next(iter(given))}; give `milliseconds`, or leave them out"
+                f"{', '.join(given)}; give `milliseconds`, or leave them out"
             )
         self.density, self.parameters_budget, self.multiply_adds_budget = density, parameters, multiply_adds
         self.milliseconds = milliseconds
-        self.kind = next(iter(given)) if density is None else "multiply_adds"
         self.rate, self.stiffness, self.start, self.ramp = rate, stiffness, start, ramp
-        self.register_buffer("price", torch.zeros((), dtype=torch.float64))
-        self.register_buffer("target", torch.ones((), dtype=torch.float64))  # fraction of the dense cost wanted now
+        self.kinds = tuple(dict.fromkeys("multiply_adds" if name == "density" else name for name in given))
+        shape = () if len(self.kinds) == 1 else (len(self.kinds),)
+        self.register_buffer("price", torch.zeros(shape, dtype=torch.float64))
+        self.register_buffer("target", torch.ones(shape, dtype=torch.float64))  # fraction of the dense cost wanted now
 
     def check(self, minimum: Cost, dense: Cost) -> None:
         """Refuse a budget below what one unit per axis costs, and a latency above that of the whole network."""
-        limit = self.limit(dense)
-        if self.milliseconds is not None:
-            self._check_latency(self.milliseconds, minimum, dense)
-            return
-        if limit < minimum[self.kind]:
-            what = self.kind.replace("_", "-")
-            asked = f"`density` = {self.density} asks" if self.density is not None else f"`{self.kind}` asks"
-            raise ValueError(
-                f"{asked} for {limit:,.0f} {what}, but one unit per layer already costs {minimum[self.kind]:,} "
-                f"(density {minimum[self.kind] / dense[self.kind]:.4f})"
-            )
+        for kind, limit in self.limits(dense).items():
+            if kind == "milliseconds":
+                self._check_latency(limit, minimum, dense)
+            elif limit < minimum[kind]:
+                is_share = kind == "multiply_adds" and self.density is not None
+                asked = f"`density` = {self.density} asks" if is_share else f"`{kind}` asks"
+                raise ValueError(
+                    f"{asked} for {limit:,.0f} {kind.replace('_', '-')}, but one unit per layer already costs "
+                    f"{minimum[kind]:,} (density {minimum[kind] / dense[kind]:.4f})"
+                )
 
     def _check_latency(self, limit: float, minimum: Cost, dense: Cost) -> None:
         if minimum.milliseconds is None or dense.milliseconds is None:
@@ -260,28 +273,42 @@ class Budget(Objective):
             if is_foreign:
                 log.warning("the latencies of the checkpoint, with which the run goes on, are from another environment")
 
-    def limit(self, dense: Cost) -> float:
-        """The budget in units of its kind."""
-        if self.milliseconds is not None:
-            return self.milliseconds
-        absolute = self.parameters_budget or self.multiply_adds_budget
-        return float(absolute) if absolute is not None else (self.density or 1.0) * dense.multiply_adds
+    def limits(self, dense: Cost) -> dict[str, float]:
+        """Attribute of `Cost` → its budget."""
+        limits: dict[str, Any] = {
+            "multiply_adds": self.multiply_adds_budget if self.density is None else self.density * dense.multiply_adds,
+            "parameters": self.parameters_budget,
+            "milliseconds": self.milliseconds,
+        }
+        return {kind: float(limits[kind]) for kind in self.kinds}
 
     def term(self, expected: Cost, dense: Cost) -> Tensor:
-        """``price * excess + stiffness / 2 * max(0, excess)²``."""
-        excess = expected[self.kind] / dense[self.kind] - self.target
-        return (self.price * excess + self.stiffness / 2 * excess.clamp(min=0).square()).float()
+        """``price * excess + stiffness / 2 * max(0, excess)²``, summed over the budgets."""
+        excess = self._excess(expected, dense)
+        return (self.price * excess + self.stiffness / 2 * excess.clamp(min=0).square()).sum().float()
 
     def after_step(self, expected: Cost, dense: Cost, *, progress: float) -> None:
-        """One step of dual ascent towards the target of this moment; the host does not wait for the device."""
-        final = min(1.0, self.limit(dense) / dense[self.kind])
-        if self.curve == "cubic":
-            target = cubic_density(progress, self.start, self.start + self.ramp, final)
-        else:
-            target = 1 - (1 - final) * ramp_done(progress, self.start, self.ramp)
-        self.target.fill_(target)
-        excess = torch.as_tensor(expected[self.kind]).to(self.price) / dense[self.kind] - self.target
-        self.price.add_(excess, alpha=self.rate).clamp_(min=0)
+        """One step of dual ascent towards the targets of this moment; the host does not wait for the device."""
+        targets = self.target.reshape(-1)
+        for place, (kind, limit) in enumerate(self.limits(dense).items()):
+            final = min(1.0, limit / dense[kind])
+            if self.curve == "cubic":
+                target = cubic_density(progress, self.start, self.start + self.ramp, final)
+            else:
+                target = 1 - (1 - final) * ramp_done(progress, self.start, self.ramp)
+            targets[place].fill_(target)
+        self.price.add_(self._excess(expected, dense), alpha=self.rate).clamp_(min=0)
+
+    def _excess(self, expected: Cost, dense: Cost) -> Tensor:
+        """By how much of the dense cost each budget's target of this moment is exceeded; in the shape of `price`."""
+        shares = [torch.as_tensor(expected[kind]).to(self.price) / dense[kind] for kind in self.kinds]
+        return torch.stack(shares).reshape(self.price.shape) - self.target
+
+    def figures(self) -> dict[str, float]:
+        """The price; where there are several budgets, that of each."""
+        if self.price.dim() == 0:
+            return {"price": float(self.price)}
+        return {f"price/{kind}": price for kind, price in zip(self.kinds, self.price.tolist(), strict=True)}
 
 
 def _check_kind(kind: str) -> None:

@@ -462,7 +462,14 @@ def kept_by(method: L0Gates) -> dict[str, Tensor]:
     return keep
 
 
-BUDGETS = [{"density": 0.1}, {"density": 0.35}, {"density": 0.8}, {"parameters": 320}, {"multiply_adds": 150}]
+BUDGETS = [
+    {"density": 0.1},
+    {"density": 0.35},
+    {"density": 0.8},
+    {"parameters": 320},
+    {"multiply_adds": 150},
+    {"density": 0.25, "parameters": 320},  # which of the two stops it depends on the network and the seed
+]
 
 
 @pytest.mark.parametrize("budget", BUDGETS, ids=str)
@@ -477,19 +484,22 @@ def test_settling_lands_just_within_the_limit(budget: dict[str, Any], seed: int)
         gates.log_alpha.data.normal_(generator=generator).mul_(2).add_(shift)
     before = {axis: gates.log_alpha.detach().clone() for axis, gates in method._gates.items()}
     method.settle_()
-    limit, kind = method.objective.limit(method.dense), method.objective.kind
-    assert limit is not None
+    limits = method.objective.limits(method.dense)
+    assert limits.keys() == {"parameters" if name == "parameters" else "multiply_adds" for name in budget}
+
+    def is_within(keep: dict[str, Tensor]) -> bool:
+        return all(cost(method.blueprint, keep)[kind] <= limit for kind, limit in limits.items())
+
     assert all(torch.equal(gates.log_alpha, before[axis]) for axis, gates in method._gates.items())
     # the largest number of units that the limit allows, found by trying them all
     units = sum(len(locations) for locations in before.values())
-    costs = [cost(method.blueprint, keeping(method, before, n))[kind] for n in range(1, units + 1)]
-    most = max(n for n, price in enumerate(costs, 1) if price <= limit)
+    most = max(n for n in range(1, units + 1) if is_within(keeping(method, before, n)))
     slow, fast = keeping(method, before, most), kept_by(method)
     assert all(torch.equal(slow[axis], fast[axis]) for axis in slow)
-    assert cost(method.blueprint, fast)[kind] == costs[most - 1] <= limit
-    assert method.kept_cost()[kind] <= limit
+    assert is_within(fast)
+    assert all(method.kept_cost()[kind] <= limit for kind, limit in limits.items())
     if most < units:
-        assert costs[most] > limit  # one more unit would be too much
+        assert not is_within(keeping(method, before, most + 1))  # one more unit would be too much
 
 
 @pytest.mark.parametrize("cell", CELLS)

@@ -147,16 +147,17 @@ class L0Gates(UnitMethod):
     def settled(self) -> dict[str, Tensor]:
         """Which units to keep for good, bool `(unit,)` per axis.
 
-        With a `Budget`, as many of those with the largest ``log_alpha``, over all axes, as cost just within it; with a
-        `Penalty`, those whose deterministic gate is not 0. Of each axis at least the unit with the largest.
+        With a `Budget`, as many of those with the largest ``log_alpha``, over all axes, as cost just within it, or
+        within each if there are several; with a `Penalty`, those whose deterministic gate is not 0. Of each axis at
+        least the unit with the largest.
         """
         scores = {axis: gates.log_alpha.detach() for axis, gates in self._gates.items()}
-        limit = self.objective.limit(self.dense)
-        if limit is None:
+        limits = self.objective.limits(self.dense)
+        if not limits:
             return {
                 axis: gates.keep().index_fill(0, scores[axis].argmax(), True) for axis, gates in self._gates.items()
             }
-        return self.best_within(scores, limit, self.objective.kind)
+        return self.best_within(scores, limits)
 
     def gate_parameters(self) -> Iterable[nn.Parameter]:
         """``log_alpha`` of every gate."""
@@ -169,6 +170,5 @@ class L0Gates(UnitMethod):
 
     def figures(self) -> dict[str, float]:
         """Density, price, units kept on every axis, and the milliseconds of those units where they are priced."""
-        price = getattr(self.objective, "price", None)
-        figures = super().figures() | ({} if price is None else {"price": float(price)})
+        figures = super().figures() | self.objective.figures()
         return figures | ({} if self.objective.latency is None else {"milliseconds": self.kept_cost().milliseconds})

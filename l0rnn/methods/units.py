@@ -82,7 +82,7 @@ class UnitMethod(Method):
             axis: scores[axis].to(units.device).masked_fill(~units, -torch.inf)
             for axis, units in self.open_units().items()
         }
-        within = self.best_within(ranked, density * self.dense.multiply_adds)
+        within = self.best_within(ranked, {"multiply_adds": density * self.dense.multiply_adds})
         self.close_({axis: within[axis].to(units.device) & units for axis, units in self.open_units().items()})
 
     def redraw_(self, blueprint: Blueprint) -> None:
@@ -114,13 +114,12 @@ class UnitMethod(Method):
         return {axis: keep[axis] for axis in gates}
 
     @torch.no_grad()
-    def best_within(self, scores: Mapping[str, Tensor], limit: float, kind: str = "multiply_adds") -> dict[str, Tensor]:
-        """As many of the units with the largest scores, over all axes, as cost just within a limit.
+    def best_within(self, scores: Mapping[str, Tensor], limits: Mapping[str, float]) -> dict[str, Tensor]:
+        """As many of the units with the largest scores, over all axes, as cost just within all limits.
 
         Args:
             scores: axis → what its units are worth, `(unit,)`; comparable over axes.
-            limit: most that the kept units may cost, in units of ``kind``.
-            kind: an attribute of `Cost`.
+            limits: attribute of `Cost` → most that the kept units may cost.
 
         Returns:
             Which units those are, bool `(unit,)` per axis; of each axis at least the best, without which nothing would
@@ -129,10 +128,11 @@ class UnitMethod(Method):
         ranks = [values.index_fill(0, values.argmax(), torch.inf) for values in scores.values()]
         order = torch.cat(ranks).argsort(descending=True, stable=True).cpu()
         sizes = {axis: len(values) for axis, values in scores.items()}
-        fewest, most = 0, len(order)  # the cost grows with the number of units kept: find the largest within the limit
+        fewest, most = 0, len(order)  # the cost grows with the number of units kept: find the largest within the limits
         while fewest < most:
             units = (fewest + most + 1) // 2
-            if self.cost_of(self.blueprint, self._buildable(_first(order, units, sizes)))[kind] <= limit:
+            kept = self.cost_of(self.blueprint, self._buildable(_first(order, units, sizes)))
+            if all(kept[kind] <= limit for kind, limit in limits.items()):
                 fewest = units
             else:
                 most = units - 1

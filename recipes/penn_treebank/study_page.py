@@ -57,7 +57,7 @@ def history_table(result: Mapping[str, Any], epochs: Sequence[int]) -> str:
             rate = (row["step"] - last["step"]) / (row["seconds"] - last["seconds"])
             kept = ", ".join(str(round(units)) for name, units in row.items() if name.startswith("kept/"))
             density = f"{row['density']:.1%}" if "density" in row else ""
-            price = f"{row['price']:.2f}" if "price" in row else ""
+            price = ", ".join(f"{value:.2f}" for name, value in row.items() if name.split("/")[0] == "price")
             valid = row.get("valid/perplexity", "")
             cells = [row["epoch"], f"{row['learning_rate']:.2f}", f"{rate:.0f}", kept, density, price]
             lines.append(f"| {' | '.join(map(str, cells))} | {row['train/loss']:.3f} | {valid} |")
