@@ -173,7 +173,10 @@ def test_a_budget_at_the_minimum_is_accepted() -> None:
     ("options", "message"),
     [
         ({}, "at least one of `density`, `parameters`, `multiply_adds`, `milliseconds` must be given, got none"),
-        ({"density": 0.5, "multiply_adds": 9}, "`density` and `multiply_adds` are two .* got 0.5 and 9; give one of them"),
+        (
+            {"density": 0.5, "multiply_adds": 9},
+            "`density` and `multiply_adds` are two .* got 0.5 and 9; give one of them",
+        ),
         ({"density": 0.5, "parameters": 100, "multiply_adds": 9}, "`density` and `multiply_adds` are two budgets"),
         ({"density": 0.0}, r"`density` must be in \(0, 1\], got 0.0; use the method `Dense`"),
         ({"density": -0.1}, r"`density` must be in \(0, 1\]"),
