@@ -123,12 +123,17 @@ class AverageLate(Callback):
         self._figures.append(figure)
         return bool(earlier) and figure > min(earlier)
 
+    def look(self, figure: float, *, is_late: bool) -> None:
+        """Remember the figure of an evaluation, and start the average if it is time and late enough in the training."""
+        if self._steps is None and self.is_time(figure) and is_late:
+            self._steps = 0
+
     @torch.no_grad()
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """Take the step into the average."""
+    def take_(self, module: Any) -> None:
+        """Take the weights of a `PrunableModule` into the average, if it has started."""
         if self._steps is None:
             return
-        weights = _averaged(pl_module)
+        weights = _averaged(module)
         if {name: weight.shape for name, weight in weights.items()} != {n: m.shape for n, m in self._mean.items()}:
             self._steps, self._mean = 0, {name: torch.zeros_like(weight) for name, weight in weights.items()}
         self._steps += 1
@@ -136,29 +141,46 @@ class AverageLate(Callback):
             self._mean[name] = self._mean[name].to(weight.device).lerp_(weight, 1 / self._steps)
 
     @torch.no_grad()
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the average in the place of the weights."""
-        if trainer.state.fn == "fit" and self._steps:
-            masks, weights = pl_module.method.masks(), _averaged(pl_module)  # type: ignore[union-attr, operator]
-            self._own = {name: weight.clone() for name, weight in weights.items()}
-            for name, weight in weights.items():
-                weight.copy_(self._mean[name] * masks[name] if name in masks else self._mean[name])
+    def put_in_(self, module: Any) -> None:
+        """Put the average, if there is one, in the place of the weights."""
+        if not self._steps:
+            return
+        masks, weights = module.method.masks(), _averaged(module)
+        self._own = {name: weight.clone() for name, weight in weights.items()}
+        for name, weight in weights.items():
+            weight.copy_(self._mean[name] * masks[name] if name in masks else self._mean[name])
 
     @torch.no_grad()
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Go on with the weights, and start the average if it is time."""
-        for name, weight in _averaged(pl_module).items() if self._own else ():
+    def put_back_(self, module: Any) -> None:
+        """Put the weights back in their place."""
+        for name, weight in _averaged(module).items() if self._own else ():
             weight.copy_(self._own[name])
         self._own = {}
-        if trainer.state.fn == "fit" and not trainer.sanity_checking and self._steps is None:
+
+    def keep_(self, module: Any) -> None:
+        """End with the average instead of the weights."""
+        self.put_in_(module)
+        self._own, self._steps = {}, None
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Take the step into the average."""
+        self.take_(pl_module)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the average in the place of the weights."""
+        if trainer.state.fn == "fit":
+            self.put_in_(pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Go on with the weights, and start the average if it is time."""
+        self.put_back_(pl_module)
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
             is_late = trainer.global_step >= self.start * trainer.estimated_stepping_batches
-            if self.is_time(float(trainer.callback_metrics[self.monitor])) and is_late:
-                self._steps = 0
+            self.look(float(trainer.callback_metrics[self.monitor]), is_late=is_late)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the average."""
-        self.on_validation_start(trainer, pl_module)
-        self._own, self._steps = {}, None
+        self.keep_(pl_module)
 
     def state_dict(self) -> dict[str, Any]:
         """The average and the figures so far."""

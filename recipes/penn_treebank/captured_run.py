@@ -3,8 +3,9 @@
     python -m recipes.penn_treebank.captured_run FOLDER QUALITY FINAL KEY …
 
 The arguments, the configuration and the result are those of ``python -m l0rnn.compare``. What differs is the loop:
-learning rate, dropout, the target of a budget and the removal of closed units are looked at every so many steps and not
-at each one, and between these looks a GPU is left alone with captured steps (`CapturedSteps`).
+learning rate, dropout, the target of a budget, the removal of closed units and the average of the weights are looked at
+every so many steps and not at each one, and between these looks a GPU is left alone with captured steps
+(`CapturedSteps`).
 """
 
 from __future__ import annotations
@@ -24,14 +25,12 @@ from l0rnn.blueprint import draw_blueprint
 from l0rnn.compare.one_run import build, device_name, main, write_result
 from l0rnn.cost import cost
 from l0rnn.methods import METHODS
-from l0rnn.training import RemoveClosedUnits, ScaleDropout
 from l0rnn.training.configuration import TrainingTime
 from recipes.penn_treebank.captured_steps import PRODUCTS, products
-from recipes.penn_treebank.captured_training import CapturedTraining
+from recipes.penn_treebank.captured_training import CALLBACKS, CapturedTraining
 from recipes.penn_treebank.train import perplexity
 
 ROUNDED = "L0RNN_PRODUCTS"  # variable: what products round their factors to in training, of `captured_steps.PRODUCTS`
-CALLBACKS = (ScaleDropout, RemoveClosedUnits)
 WITHOUT_EFFECT = (ModelCheckpoint, ModelSummary, SaveConfigCallback, TrainingTime)
 
 

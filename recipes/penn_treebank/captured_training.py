@@ -14,13 +14,14 @@ import torch
 from torch.utils._pytree import tree_map
 
 from l0rnn.compare.one_run import PROGRESS
-from l0rnn.training import PrunableModule, RemoveClosedUnits, ScaleDropout
+from l0rnn.training import AverageLate, PrunableModule, RemoveClosedUnits, ScaleDropout
 from l0rnn.training.callbacks import Paused
 from l0rnn.training.resuming import set_random_state
 from recipes.penn_treebank.captured_steps import CapturedSteps
 from recipes.penn_treebank.train import perplexity
 
 CHECKPOINT, EPOCHS = "captured.ckpt", "epochs.jsonl"
+CALLBACKS = (ScaleDropout, RemoveClosedUnits, AverageLate)  # all that the loop knows
 LOOK = 200  # steps between two looks of the host
 EVERY = 2.0  # seconds between two lines of progress
 
@@ -41,7 +42,7 @@ class CapturedTraining:
     def __init__(self, model: PrunableModule, data: Any, trainer: Any, folder: Path) -> None:
         self.model, self.data, self.trainer, self.folder = model, data, trainer, folder
         self.device = torch.device(trainer.strategy.root_device)
-        self.dropout, self.removal = (_only(trainer, kind) for kind in (ScaleDropout, RemoveClosedUnits))
+        self.dropout, self.removal, self.average = (_only(trainer, kind) for kind in CALLBACKS)
         self.step, self.epoch, self.segment, self.is_asked = 0, 0, 0, False
         self._before, self._started = 0.0, time.monotonic()
         self._told: tuple[Any, ...] = ()  # what the step was captured with
@@ -87,6 +88,8 @@ class CapturedTraining:
                     self.scheduler.step()
                 self.epoch, self.segment = self.epoch + 1, 0
                 self._report_epoch()
+            if self.average is not None:
+                self.average.keep_(self.model)
             self._save()  # so that what comes after the training can be repeated without it
         finally:
             for number, handler in asked.items():
@@ -122,6 +125,8 @@ class CapturedTraining:
             if self.removal.remove_(self.model, [self.optimizer], self.step):
                 self.steps.state = self.model._carried
                 self.steps.renew(has_new_shapes=True)
+        if self.average is not None:
+            self.average.take_(self.model)
         self._report(loss)
 
     def _adapt(self) -> None:
@@ -160,22 +165,35 @@ class CapturedTraining:
             **self.model.method.figures(),
         }
         if self.epoch % self.trainer.check_val_every_n_epoch == 0 or self.epoch == self.trainer.max_epochs:
-            self._quality = row["valid/perplexity"] = perplexity(self.model.network, self.data.val_dataloader())
-            self.model.train()
+            self._quality = row["valid/perplexity"] = self._evaluated()
         with (self.folder / EPOCHS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         print(json.dumps(row), flush=True)
 
+    def _evaluated(self) -> float:
+        """Perplexity of validation: that of the average of the weights, once there is one."""
+        if self.average is not None:
+            self.average.put_in_(self.model)
+        found = perplexity(self.model.network, self.data.val_dataloader())
+        self.model.train()
+        if self.average is not None:
+            self.average.put_back_(self.model)
+            self.average.look(found, is_late=self.step >= self.average.start * self.total)
+        return found
+
     def history(self) -> list[dict[str, Any]]:
         """What was reported of each epoch."""
         return [json.loads(line) for line in (self.folder / EPOCHS).read_text(encoding="utf-8").splitlines()]
+
+    def _callbacks(self) -> list[Any]:
+        return [callback for callback in (self.dropout, self.removal, self.average) if callback is not None]
 
     def _ask(self, *signal_and_frame: Any) -> None:
         self.is_asked = True
 
     def _save(self) -> None:
         """Write all that is needed to go on from here."""
-        callbacks = {type(c).__name__: c.state_dict() for c in (self.dropout, self.removal) if c is not None}
+        callbacks = {type(callback).__name__: callback.state_dict() for callback in self._callbacks()}
         checkpoint: dict[str, Any] = {
             "state_dict": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -204,9 +222,8 @@ class CapturedTraining:
         self.optimizer.load_state_dict(saved["optimizer"])
         if self.scheduler is not None:
             self.scheduler.load_state_dict(saved["scheduler"])
-        for callback in (self.dropout, self.removal):
-            if callback is not None:
-                callback.load_state_dict(saved["callbacks"][type(callback).__name__])
+        for callback in self._callbacks():
+            callback.load_state_dict(saved["callbacks"][type(callback).__name__])
         self.step, self.epoch, self.segment, self._before = saved["place"]
         state, position, loss = saved["text"]
         self.steps.state = tree_map(lambda part: part.to(self.device), state)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from l0rnn import Dense, L0GatedLSTM
 from l0rnn.compare import one_run
 from l0rnn.surgery import operate
-from l0rnn.training.callbacks import Paused
+from l0rnn.training.callbacks import AverageLate, Paused
 from recipes.penn_treebank import captured_run, captured_training, queue
 from recipes.penn_treebank.captured_steps import PRODUCTS, CapturedSteps, products
 from tests.test_compare import L0, base
@@ -43,6 +43,7 @@ def with_callbacks(config: dict[str, Any], *callbacks: dict[str, Any]) -> dict[s
 
 SCALE = {"class_path": "l0rnn.training.ScaleDropout", "init_args": {"final": 0.05}}
 REMOVE = {"class_path": "l0rnn.training.RemoveClosedUnits", "init_args": {"least": 0.0}}
+AVERAGE = {"class_path": "l0rnn.training.AverageLate", "init_args": {"start": 0.5, "patience": 1}}
 
 
 def test_a_dense_training_is_lightnings(tmp_path: Path) -> None:
@@ -72,10 +73,27 @@ def test_gates_close_and_units_are_removed_on_the_way(tmp_path: Path) -> None:
     assert result["history"] == rows
 
 
+def test_the_average_is_what_is_evaluated_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(captured_training, "LOOK", 1)  # as often as Lightning
+    monkeypatch.setattr(AverageLate, "is_time", lambda self, figure: True)
+    config = base()
+    config["model"]["init_args"]["dropout"] = 0.0
+    config = with_callbacks(config, {**AVERAGE, "init_args": {"start": 0.3}})
+    theirs = one_run.train_run(config, tmp_path / "lightning", **FIGURES)
+    ours = captured_run.train_run(config, tmp_path / "captured", **FIGURES)
+    assert ours["quality"] == pytest.approx(theirs["quality"], abs=1e-3)
+    assert ours["history"][-1]["valid/perplexity"] == pytest.approx(ours["quality"], abs=1e-3)
+    for name, weight in weights(theirs).items():
+        torch.testing.assert_close(weights(ours)[name], weight, atol=1e-6, rtol=1e-5)
+    config = with_callbacks(config)
+    plain = captured_run.train_run(config, tmp_path / "plain", **FIGURES)
+    assert plain["quality"] != pytest.approx(ours["quality"], abs=1e-2)  # else the test could not tell
+
+
 @pytest.mark.parametrize("step", [7, 19, 33])
 def test_a_pause_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     monkeypatch.setattr(captured_training, "LOOK", 4)
-    config = with_callbacks(base(method=L0), SCALE, REMOVE)
+    config = with_callbacks(base(method=L0), SCALE, REMOVE, AVERAGE)
     whole = captured_run.train_run(config, tmp_path / "whole", **FIGURES)
     run, done = CapturedSteps.run, 0
 
@@ -111,7 +129,7 @@ def test_a_pause_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ({"max_epochs": None, "max_steps": 5}, "the length must be given as `trainer.max_epochs`"),
         (
             {"callbacks": [{"class_path": "lightning.pytorch.callbacks.LearningRateMonitor"}]},
-            "`callbacks` must be of ScaleDropout, RemoveClosedUnits for captured steps, got LearningRateMonitor",
+            "`callbacks` must be of ScaleDropout, RemoveClosedUnits, AverageLate for .*, got LearningRateMonitor",
         ),
     ],
 )
