@@ -91,7 +91,7 @@ class _Mixture(Function):
             teacher = log_softmax(wanted[part].float(), -1)
             probabilities = teacher.exp()
             loss -= (1 - weight) * given.gather(1, place).sum()
-            loss += weight * torch.dot(probabilities.flatten(), teacher.sub_(given).flatten())
+            loss += weight * teacher.sub_(given).mul_(probabilities).sum()
             gradient = given.exp_().sub_(probabilities, alpha=weight)
             gradient.scatter_add_(1, place, gradient.new_full(place.shape, weight - 1))
             gradients[part] = gradient.div_(tokens)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ from safetensors.torch import load_file
 
 from l0rnn import Dense, L0GatedLSTM
 from l0rnn.compare import one_run
+from l0rnn.export import save_dense
+from l0rnn.language_model import LanguageModel
 from l0rnn.surgery import operate
 from l0rnn.training.callbacks import AverageLate, Paused
+from l0rnn.training.shrunken import ShrunkenLanguageModel
 from recipes.penn_treebank import captured_run, captured_training, queue
 from recipes.penn_treebank.captured_steps import PRODUCTS, CapturedSteps, products
 from tests.test_compare import L0, base
@@ -171,13 +175,24 @@ def test_a_method_that_is_asked_now_and_then_keeps_its_promise(name: str) -> Non
     assert operate(model.eval()).max_abs_difference < 1e-5
 
 
+def gated(folder: Path) -> L0GatedLSTM:
+    return L0GatedLSTM(WORDS, 16, 2, dropout=0.0, init_range=0.2, learning_rate=0.5)
+
+
+def distilled(folder: Path) -> ShrunkenLanguageModel:
+    save_dense(LanguageModel(WORDS, 16, 16, init_range=1.0).eval(), folder / "teacher", overwrite=True)
+    student = LanguageModel(WORDS, 5, [6, 7], init_range=0.2)
+    return ShrunkenLanguageModel(student, learning_rate=0.5, teacher=str(folder / "teacher"))
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_captured_steps_are_the_steps_one_by_one() -> None:
+@pytest.mark.parametrize("make", [gated, distilled])
+def test_captured_steps_are_the_steps_one_by_one(make: Callable[[Path], Any], tmp_path: Path) -> None:
     tokens = TinyText(length=4000).train_dataloader()._tokens.cuda()
     losses = []
     for is_captured in (False, True):
         torch.manual_seed(1)
-        model = L0GatedLSTM(WORDS, 16, 2, dropout=0.0, init_range=0.2, learning_rate=0.5).cuda().train()
+        model = make(tmp_path).cuda().train()
         model.method.begin(100)
         steps = CapturedSteps(model, model.configure_optimizers()["optimizer"], tokens, 5, 1.0)
         steps.is_cuda = is_captured
