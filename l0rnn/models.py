@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from l0rnn.budget import Budget
 from l0rnn.hard_concrete import HardConcrete
 from l0rnn.language_model import LanguageModel, next_word_loss
 from l0rnn.methods import METHODS, Dense, L0Gates, Method
-from l0rnn.objective import Budget, Objective, Penalty
+from l0rnn.objective import Objective, Penalty
 from l0rnn.settings import from_settings, settings_of
 from l0rnn.training import PrunableModule
 

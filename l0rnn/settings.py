@@ -13,7 +13,7 @@ def settings_of(instance: Any) -> dict[str, Any]:
     A class attribute ``stored_as`` names the attribute where it cannot be that of the argument.
 
     Example:
-        >>> from l0rnn.objective import Budget
+        >>> from l0rnn.budget import Budget
         >>> settings_of(Budget(density=0.2))["density"], settings_of(Budget(density=0.2))["class"]
         (0.2, 'Budget')
     """
@@ -39,7 +39,7 @@ def from_settings(settings: Mapping[str, Any], classes: Mapping[str, type]) -> A
         ValueError: if the class is none of those given, or an argument is unknown.
 
     Example:
-        >>> from l0rnn.objective import Budget
+        >>> from l0rnn.budget import Budget
         >>> from_settings({"class": "Budget", "density": 0.2}, {"Budget": Budget}).density
         0.2
     """

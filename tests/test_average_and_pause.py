@@ -12,7 +12,7 @@ from lightning import Trainer
 from l0rnn import L0GatedLSTM
 from l0rnn.export import save_dense
 from l0rnn.language_model import LanguageModel
-from l0rnn.training.callbacks import AverageLate
+from l0rnn.training.averaging import AverageLate
 from l0rnn.training.shrunken import ShrunkenLanguageModel
 from tests.tiny_text import WORDS, TinyText
 

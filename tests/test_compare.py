@@ -15,7 +15,7 @@ from lightning import Callback
 from l0rnn.bench_report import BenchReport, BenchRow
 from l0rnn.cli import main
 from l0rnn.compare import Comparison, Plan, Run, read_plan, run_all, write_comparison
-from l0rnn.compare.kept_results import results_so_far
+from l0rnn.compare.kept_results import results_so_far, results_table
 from l0rnn.compare.latency import measure
 from l0rnn.compare.one_run import RESULT, train_run
 from l0rnn.compare.plan import folder_name, key_of
@@ -264,9 +264,9 @@ def test_rows_are_means_over_seeds_and_the_best_form_counts(tmp_path: Path) -> N
     plan = Plan(base(), [Run(name, seed, {}) for seed in (1, 2) for name in ("dense", "sparse", "gone")], grid=[(1, 1)])
     plan = Plan(plan.base, plan.runs, grid=[(1, 1)], headline=(1, 1))
     results = {
-        ("dense", 1): result(10.0),
-        ("dense", 2): result(14.0),
-        ("sparse", 1): result(20.0),
+        ("sparse", 1): result(20.0),  # which ended before the others
+        ("dense", 1): result(10.0, multiply_adds=20),
+        ("dense", 2): result(14.0, multiply_adds=20),
         ("gone", 1): {"error": "out of | memory"},
     }
     latency = bench(**{"dense · dense": 4.0, "sparse · dense": 4.0, "sparse · CSR": 2.0})
@@ -274,6 +274,7 @@ def test_rows_are_means_over_seeds_and_the_best_form_counts(tmp_path: Path) -> N
     rows = {row.name: row for row in comparison.rows}
     assert (rows["dense"].quality, rows["dense"].spread, rows["dense"].seeds) == (12.0, 4.0, 2)
     assert (rows["sparse"].form, rows["sparse"].bytes) == ("CSR", 30)
+    assert (rows["dense"].density, rows["sparse"].density) == (1.0, 0.25)
     assert rows["sparse"].milliseconds == {"1 x 1": 2.0}
     assert rows["sparse"].speedup == {"1 x 1": 2.0}
     assert math.isnan(rows["gone"].quality)
@@ -299,3 +300,13 @@ def test_results_of_another_configuration_do_not_count(tmp_path: Path) -> None:
 
 def test_the_pareto_line_leaves_out_what_is_beaten_in_both() -> None:
     assert pareto([(3.0, 1.0), (1.0, 3.0), (2.0, 3.0), (2.5, 2.0)]) == [(1.0, 3.0), (2.5, 2.0), (3.0, 1.0)]
+
+
+def test_a_table_counts_from_the_first_run_or_not_at_all() -> None:
+    plan = Plan({}, [Run("dense", 1, {}), Run("small", 1, {})])
+    result = {"quality": 2.0, "final": 3.0, "widths": {"a": 4}, "parameters": 9, "parameters_without_embedding": 8}
+    result |= {"multiply_adds": 5, "training_seconds": {"wall": 60.0}}
+    small = {("small", 1): result}
+    assert results_table(plan, small).splitlines()[-1] == "| small | 2.00 | 3.00 | 4 | 9 | 8 | 5 |  | 1.0 |  |"
+    both = {("dense", 1): {**result, "multiply_adds": 20}, **small}
+    assert "| 5 | 25.0% | 1.0 |" in results_table(plan, both).splitlines()[-1]

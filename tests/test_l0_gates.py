@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from l0rnn.blueprint import draw_blueprint
+from l0rnn.budget import Budget
 from l0rnn.cost import Cost, cost
 from l0rnn.hard_concrete import HardConcrete
 from l0rnn.layers import GatedLSTM, GatedRecurrence, Gates, RaggedRNN
 from l0rnn.layers.gating import gate_network_, network_gates
 from l0rnn.methods import L0Gates
-from l0rnn.objective import Budget, Objective, Penalty
+from l0rnn.objective import Objective, Penalty
 from l0rnn.surgery import operate
 from l0rnn.wiring import OUTSIDE, Wiring, reads
 from tests.networks import CELLS, StateClassifier, TiedLanguageModel, TwoReaders, WordTagger, set_gates_at_random

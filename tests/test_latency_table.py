@@ -16,6 +16,7 @@ from l0rnn import latency_measurement
 from l0rnn.axes import is_by_columns
 from l0rnn.bench_report import environment
 from l0rnn.blueprint import draw_blueprint
+from l0rnn.budget import Budget
 from l0rnn.cost import cost
 from l0rnn.language_model import LanguageModel
 from l0rnn.latency_grid import CallSize, LayerGrid, LayerPlace
@@ -25,7 +26,7 @@ from l0rnn.latency_table import LatencyTable
 from l0rnn.layers import Gates
 from l0rnn.methods import L0Gates
 from l0rnn.models import CLASSES, load_model
-from l0rnn.objective import Budget, Penalty
+from l0rnn.objective import Penalty
 from l0rnn.settings import from_settings, settings_of
 from l0rnn.surgery import operate, units_to_keep
 from l0rnn.training.configuration import build_run, last_checkpoint

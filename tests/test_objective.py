@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from l0rnn.blueprint import draw_blueprint
+from l0rnn.budget import Budget
 from l0rnn.cost import Cost, cost
 from l0rnn.hard_concrete import HardConcrete
 from l0rnn.methods import METHODS, Dense, L0Gates
 from l0rnn.models import CLASSES
-from l0rnn.objective import Budget, Objective, Penalty
+from l0rnn.objective import Objective, Penalty
 from l0rnn.schedule import ramp_done
 from l0rnn.settings import from_settings, settings_of
 from tests.networks import WordTagger

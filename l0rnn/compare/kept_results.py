@@ -86,7 +86,7 @@ def results_table(plan: Plan, results: Mapping[tuple[str, int], Mapping[str, Any
     """
     titles = ["run", plan.quality, plan.final, "units kept", "parameters", "without embedding", "multiply-adds"]
     lines = [_row([*titles, "kept", "training, min", "device"]), "|---" * 10 + "|"]
-    first = next((result["multiply_adds"] for result in results.values() if "error" not in result), 1)
+    first = results.get((plan.runs[0].name, plan.runs[0].seed), {}).get("multiply_adds")
     several = len({run.seed for run in plan.runs}) > 1
     for run in plan.runs:
         title, result = run.title if several else run.name, results.get((run.name, run.seed))
@@ -98,7 +98,7 @@ def results_table(plan: Plan, results: Mapping[tuple[str, int], Mapping[str, Any
             figures = [f"{result['quality']:.2f}", f"{result['final']:.2f}", _units(result)]
             sizes = [f"{result[key]:,}" for key in ("parameters", "parameters_without_embedding", "multiply_adds")]
             minutes = f"{result['training_seconds']['wall'] / 60:.1f}"
-            kept = f"{result['multiply_adds'] / first:.1%}"
+            kept = "" if first is None else f"{result['multiply_adds'] / first:.1%}"
             lines.append(_row([title, *figures, *sizes, kept, minutes, str(result.get("device", ""))]))
     return "\n".join(lines)
 

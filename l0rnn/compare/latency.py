@@ -54,8 +54,10 @@ def measure(
     Raises:
         ValueError: if no run is finished.
     """
-    finished = {name: result for (name, seed), result in results.items() if seed == plan.runs[0].seed}
-    finished = {name: result for name, result in finished.items() if "error" not in result}
+    # in the order of the plan: the first is what all others are compared with, whichever ended first
+    runs = [run for run in plan.runs if run.seed == plan.runs[0].seed]
+    found = {run.name: results[run.name, run.seed] for run in runs if (run.name, run.seed) in results}
+    finished = {name: result for name, result in found.items() if "error" not in result}
     if not finished:
         raise ValueError("`results` must hold at least one run that did not fail")
     with tempfile.TemporaryDirectory() as folder:

@@ -114,7 +114,9 @@ def compare(
         sizes: run → form → bytes.
     """
     names = dict.fromkeys(run.name for run in plan.runs if any(name == run.name for name, _ in results))
-    first = next((result for result in results.values() if "error" not in result), {})
+    # in the order of the plan: whichever run ends first comes first in the results
+    ordered = [results[key] for key in ((run.name, run.seed) for run in plan.runs) if key in results]
+    first = next((result for result in ordered if "error" not in result), {})
     rows = [_row(name, plan, results, bench, sizes, first.get("multiply_adds", 1)) for name in names]
     conditions = {key: first[key] for key in ("epochs", "steps", "versions") if key in first}
     return Comparison(

@@ -44,7 +44,7 @@ class L0Gates(UnitMethod):
         ValueError: if an argument is out of range.
 
     Example:
-        >>> from l0rnn.objective import Budget
+        >>> from l0rnn.budget import Budget
         >>> network = nn.Sequential()
         >>> network.encoder, network.decoder = nn.LSTM(4, 8), nn.Linear(8, 2)
         >>> method = L0Gates(Budget(density=0.5))

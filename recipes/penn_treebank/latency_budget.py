@@ -22,13 +22,13 @@ import torch
 
 from l0rnn.bench import benchmark
 from l0rnn.blueprint import draw_blueprint
+from l0rnn.budget import Budget
 from l0rnn.cost import cost
 from l0rnn.latency_grid import CallSize
 from l0rnn.latency_measurement import measure_latency
 from l0rnn.layers.gating import axes_to_gate
 from l0rnn.methods import L0Gates
 from l0rnn.models import L0GatedLSTM
-from l0rnn.objective import Budget
 from l0rnn.surgery import operate
 from recipes.penn_treebank.train import build, perplexity, write_json
 

@@ -17,7 +17,7 @@ from recipes.pages import replaced
 from recipes.penn_treebank.performance_page import RESULTS
 
 FOLDER = Path(__file__).parent
-PLANS = ("large_plan", "cpu_plan", "cpu_search", "cpu_40_search")
+PLANS = ("large_plan", "cpu_plan", "cpu_search", "cpu_40_search", "when_search")
 HISTORIES = {  # result → epochs that are shown
     "large_plan_dense": (5, 10, 15, 20, 25, 30, 40, 55),
     "large_plan_l0-6-m-weights": (5, 10, 15, 20, 23, 24, 25, 30, 40, 55),

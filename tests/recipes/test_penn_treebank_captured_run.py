@@ -18,7 +18,8 @@ from l0rnn.compare import one_run
 from l0rnn.export import save_dense
 from l0rnn.language_model import LanguageModel
 from l0rnn.surgery import operate
-from l0rnn.training.callbacks import AverageLate, Paused
+from l0rnn.training.averaging import AverageLate
+from l0rnn.training.callbacks import Paused
 from l0rnn.training.shrunken import ShrunkenLanguageModel
 from recipes.penn_treebank import captured_run, captured_training, queue
 from recipes.penn_treebank.captured_steps import PRODUCTS, CapturedSteps, products

@@ -1,0 +1,124 @@
+"""A callback that ends a training with the average of its weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+
+class AverageLate(Callback):
+    """Averages the weights over the steps once validation no longer improves; the average is evaluated and kept.
+
+    It starts after an evaluation that is worse than the best of all but the last ``patience`` ones, as in NT-ASGD, and
+    not before ``start``, when a method has chosen what to keep. Gates are not averaged. What a method masks stays 0.
+    When units are removed, the average starts again.
+
+    Args:
+        start: fraction of the training before which nothing is averaged, in [0, 1).
+        patience: evaluations that may be worse than an earlier one.
+        monitor: name of the logged figure of validation; lower is better.
+
+    Raises:
+        ValueError: if an argument is out of range.
+
+    Example:
+        >>> average = AverageLate(patience=2)
+        >>> [average.is_time(figure) for figure in (9.0, 8.0, 8.5, 8.1, 8.2)]
+        [False, False, False, False, True]
+
+    Reference:
+        Merity, Keskar, Socher, Regularizing and Optimizing LSTM Language Models (2017), arXiv 1708.02182, algorithm 1.
+    """
+
+    def __init__(self, start: float = 0.5, patience: int = 5, monitor: str = "valid/loss") -> None:
+        if not 0 <= start < 1:
+            raise ValueError(f"`start` must be in [0, 1), got {start}")
+        if patience < 1:
+            raise ValueError(f"`patience` must be at least 1, got {patience}")
+        self.start, self.patience, self.monitor = start, patience, monitor
+        self._figures: list[float] = []
+        self._steps: int | None = None  # in the average; None before it has started
+        self._mean: dict[str, Tensor] = {}
+        self._own: dict[str, Tensor] = {}  # the weights while the average is in their place
+
+    def is_time(self, figure: float) -> bool:
+        """Whether the average starts after an evaluation with this figure, which is remembered."""
+        earlier = self._figures[: -self.patience]
+        self._figures.append(figure)
+        return bool(earlier) and figure > min(earlier)
+
+    def look(self, figure: float, *, is_late: bool) -> None:
+        """Remember the figure of an evaluation, and start the average if it is time and late enough in the training."""
+        if self._steps is None and self.is_time(figure) and is_late:
+            self._steps = 0
+
+    @torch.no_grad()
+    def take_(self, module: Any) -> None:
+        """Take the weights of a `PrunableModule` into the average, if it has started."""
+        if self._steps is None:
+            return
+        weights = _averaged(module)
+        if {name: weight.shape for name, weight in weights.items()} != {n: m.shape for n, m in self._mean.items()}:
+            self._steps, self._mean = 0, {name: torch.zeros_like(weight) for name, weight in weights.items()}
+        self._steps += 1
+        for name, weight in weights.items():
+            self._mean[name] = self._mean[name].to(weight.device).lerp_(weight, 1 / self._steps)
+
+    @torch.no_grad()
+    def put_in_(self, module: Any) -> None:
+        """Put the average, if there is one, in the place of the weights."""
+        if not self._steps:
+            return
+        masks, weights = module.method.masks(), _averaged(module)
+        self._own = {name: weight.clone() for name, weight in weights.items()}
+        for name, weight in weights.items():
+            weight.copy_(self._mean[name] * masks[name] if name in masks else self._mean[name])
+
+    @torch.no_grad()
+    def put_back_(self, module: Any) -> None:
+        """Put the weights back in their place."""
+        for name, weight in _averaged(module).items() if self._own else ():
+            weight.copy_(self._own[name])
+        self._own = {}
+
+    def keep_(self, module: Any) -> None:
+        """End with the average instead of the weights."""
+        self.put_in_(module)
+        self._own, self._steps = {}, None
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Take the step into the average."""
+        self.take_(pl_module)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the average in the place of the weights."""
+        if trainer.state.fn == "fit":
+            self.put_in_(pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Go on with the weights, and start the average if it is time."""
+        self.put_back_(pl_module)
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            is_late = trainer.global_step >= self.start * trainer.estimated_stepping_batches
+            self.look(float(trainer.callback_metrics[self.monitor]), is_late=is_late)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the average."""
+        self.keep_(pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The average and the figures so far."""
+        return {"figures": list(self._figures), "steps": self._steps, "mean": dict(self._mean)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there."""
+        self._figures, self._steps = list(state_dict["figures"]), state_dict["steps"]
+        self._mean = dict(state_dict["mean"])
+
+
+def _averaged(module: Any) -> dict[str, Tensor]:
+    gates = {id(parameter) for parameter in module.method.gate_parameters()}
+    return {name: weight for name, weight in module.network.named_parameters() if id(weight) not in gates}
