@@ -97,15 +97,15 @@ class Budget(Objective):
         curve: Literal["linear", "cubic"] = "linear",
     ) -> None:
         super().__init__()
-        kinds = {
+        budgets = {
             "density": density,
             "parameters": parameters,
             "multiply_adds": multiply_adds,
             "milliseconds": milliseconds,
         }
-        given = {name: value for name, value in kinds.items() if value is not None}
+        given = {name: value for name, value in budgets.items() if value is not None}
         if not given:
-            raise ValueError(f"at least one of {', '.join(f'`{name}`' for name in kinds)} must be given, got none")
+            raise ValueError(f"at least one of {', '.join(f'`{name}`' for name in budgets)} must be given, got none")
         if density is not None and multiply_adds is not None:
             raise ValueError(
                 f"`density` and `multiply_adds` are two budgets for one cost, got {density} and {multiply_adds}; "

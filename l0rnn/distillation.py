@@ -74,8 +74,8 @@ class DistilledLoss:
 class _Mixture(Function):
     """The mixed loss, with its gradient made along with it, some rows at a time.
 
-    Softmax over a vocabulary is most of what a teacher costs; automatic differentiation takes it through memory a dozen
-    times, and twice as long on a CPU.
+    Softmax over a vocabulary is a large part of what a teacher costs, and automatic differentiation takes it through
+    memory a dozen times.
     """
 
     @staticmethod
