@@ -26,7 +26,7 @@ from l0rnn.compare.one_run import build, device_name, main, write_result
 from l0rnn.cost import cost
 from l0rnn.methods import METHODS
 from l0rnn.training.configuration import TrainingTime
-from recipes.penn_treebank.captured_steps import PRODUCTS, products
+from recipes.penn_treebank.captured_steps import PRODUCTS, products, rounding
 from recipes.penn_treebank.captured_training import CALLBACKS, CapturedTraining
 from recipes.penn_treebank.train import perplexity
 
@@ -55,6 +55,8 @@ def train_run(
     check(model, trainer, rounded)
     whole = cost(draw_blueprint(model.network, model.wiring))
     training = CapturedTraining(model, data, trainer, folder)
+    if rounded == "bf16" and rounding(rounded, training.device) != "bf16":
+        raise ValueError(f"{training.device} has no products in bf16; leave `--products` out")
     with products(rounded):
         training.run()
     with products("float32"):
@@ -68,7 +70,7 @@ def train_run(
             "steps": training.step,
             "training_seconds": {"wall": round(training.seconds(), 1), "processor": round(time.process_time(), 1)},
             "device": device_name(training.device),
-            "products": rounded,
+            "products": rounding(rounded, training.device),
             "loop": "captured steps" if training.device.type == "cuda" else "steps",
             "history": training.history(),
             "seed": config.get("seed_everything"),

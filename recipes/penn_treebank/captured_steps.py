@@ -151,7 +151,7 @@ class CapturedSteps:
 def products(precision: str) -> Iterator[None]:
     """To what matrix products may round their factors: ``float32`` (not at all), ``tf32`` on a GPU, ``bf16`` on a CPU.
 
-    Sums stay in float32. A GPU takes ``bf16`` as ``tf32``, and a CPU without such products ignores both.
+    Sums stay in float32. What a device does not have, it leaves out: `rounding` says what it does.
     """
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision(PRODUCTS[precision])
@@ -161,3 +161,15 @@ def products(precision: str) -> Iterator[None]:
     finally:
         torch.set_float32_matmul_precision(before[0])
         torch.backends.cudnn.allow_tf32 = before[1]
+
+
+def rounding(precision: str, device: torch.device) -> str:
+    """What becomes of `products` on a device: the same, ``tf32`` for ``bf16`` on a GPU, or ``float32``."""
+    factor = torch.linspace(1, 2, 512 * 512, device=device).reshape(512, 512)
+    with products("float32"):
+        exact = factor @ factor
+    with products(precision):
+        is_rounded = not torch.equal(factor @ factor, exact)
+    if not is_rounded:
+        return "float32"
+    return "tf32" if device.type == "cuda" else precision

@@ -215,6 +215,17 @@ def test_products_are_rounded_for_a_while(precision: str) -> None:
     assert state() == before
 
 
+def test_products_that_a_device_has_not_are_told_and_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    assert captured_run.rounding("float32", cpu) == "float32"
+    assert captured_run.rounding("bf16", cpu) in ("bf16", "float32")  # as the processor has it
+    monkeypatch.setitem(PRODUCTS, "bf16", "highest")  # a processor that has it not
+    assert captured_run.rounding("bf16", cpu) == "float32"
+    monkeypatch.setenv(captured_run.ROUNDED, "bf16")
+    with pytest.raises(ValueError, match="cpu has no products in bf16; leave `--products` out"):
+        captured_run.train_run(base(), tmp_path, **FIGURES)
+
+
 def test_the_result_says_what_products_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     step = CapturedSteps._step
