@@ -25,12 +25,14 @@ from l0rnn.blueprint import draw_blueprint
 from l0rnn.compare.one_run import build, device_name, main, write_result
 from l0rnn.cost import cost
 from l0rnn.methods import METHODS
+from l0rnn.training import AverageLate
 from l0rnn.training.configuration import TrainingTime
 from recipes.penn_treebank.captured_steps import PRODUCTS, products, rounding
 from recipes.penn_treebank.captured_training import CALLBACKS, CapturedTraining
 from recipes.penn_treebank.train import perplexity
 
 ROUNDED = "L0RNN_PRODUCTS"  # variable: what products round their factors to in training, of `captured_steps.PRODUCTS`
+MONITORS = ("valid/loss", "valid/perplexity")  # one rises where the other does
 WITHOUT_EFFECT = (ModelCheckpoint, ModelSummary, SaveConfigCallback, TrainingTime)
 
 
@@ -94,6 +96,9 @@ def check(model: Any, trainer: Any, rounded: str) -> None:
     if others:
         names = ", ".join(kind.__name__ for kind in CALLBACKS)
         raise ValueError(f"`callbacks` must be of {names} for captured steps, got {', '.join(others)}")
+    for callback in trainer.callbacks:
+        if isinstance(callback, AverageLate) and callback.monitor not in MONITORS:
+            raise ValueError(f"`monitor` must be {' or '.join(MONITORS)} for captured steps, got {callback.monitor}")
     if rounded not in PRODUCTS:
         raise ValueError(f"the variable {ROUNDED} must be one of {', '.join(PRODUCTS)}, got {rounded!r}")
     for name, wanted in {"accumulate_grad_batches": 1, "precision": "32-true", "world_size": 1}.items():

@@ -133,6 +133,10 @@ def test_a_pause_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ({"precision": "bf16-mixed"}, "`trainer.precision` must be 32-true for captured steps, got bf16-mixed"),
         ({"max_epochs": None, "max_steps": 5}, "the length must be given as `trainer.max_epochs`"),
         (
+            {"callbacks": [{**AVERAGE, "init_args": {"monitor": "valid/density"}}]},
+            "`monitor` must be valid/loss or valid/perplexity for captured steps, got valid/density",
+        ),
+        (
             {"callbacks": [{"class_path": "lightning.pytorch.callbacks.LearningRateMonitor"}]},
             "`callbacks` must be of ScaleDropout, RemoveClosedUnits, AverageLate for .*, got LearningRateMonitor",
         ),
