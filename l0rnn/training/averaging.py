@@ -18,7 +18,8 @@ class AverageLate(Callback):
 
     Args:
         start: fraction of the training before which nothing is averaged, in [0, 1).
-        patience: evaluations that may be worse than an earlier one.
+        patience: evaluations that may be worse than an earlier one; if None, it starts after the first evaluation
+            from ``start`` on, as suits a fine-tuning.
         monitor: name of the logged figure of validation; lower is better.
 
     Raises:
@@ -33,11 +34,11 @@ class AverageLate(Callback):
         Merity, Keskar, Socher, Regularizing and Optimizing LSTM Language Models (2017), arXiv 1708.02182, algorithm 1.
     """
 
-    def __init__(self, start: float = 0.5, patience: int = 5, monitor: str = "valid/loss") -> None:
+    def __init__(self, start: float = 0.5, patience: int | None = 5, monitor: str = "valid/loss") -> None:
         if not 0 <= start < 1:
             raise ValueError(f"`start` must be in [0, 1), got {start}")
-        if patience < 1:
-            raise ValueError(f"`patience` must be at least 1, got {patience}")
+        if patience is not None and patience < 1:
+            raise ValueError(f"`patience` must be at least 1, or None, got {patience}")
         self.start, self.patience, self.monitor = start, patience, monitor
         self._figures: list[float] = []
         self._steps: int | None = None  # in the average; None before it has started
@@ -46,6 +47,8 @@ class AverageLate(Callback):
 
     def is_time(self, figure: float) -> bool:
         """Whether the average starts after an evaluation with this figure, which is remembered."""
+        if self.patience is None:
+            return True
         earlier = self._figures[: -self.patience]
         self._figures.append(figure)
         return bool(earlier) and figure > min(earlier)

@@ -18,6 +18,7 @@ from recipes.penn_treebank.performance_page import RESULTS
 
 FOLDER = Path(__file__).parent
 PLANS = ("large_plan", "cpu_plan", "cpu_search", "cpu_40_search", "when_search")
+BENCHMARKS = ("bench_cpu", "bench_trained")
 HISTORIES = {  # result → epochs that are shown
     "cpu_40_search_l0-more-dropout": (2, 4, 6, 8, 10, 12, 16, 20),
     "cpu_40_search_small-dense-dropout-0-32": (2, 4, 6, 8, 10, 12, 16, 20),
@@ -75,8 +76,10 @@ def filled(text: str) -> str:
     for name, epochs in HISTORIES.items():
         result = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
         text = replaced(text, f"{name} history", history_table(result, epochs))
-    report = BenchReport.from_json((RESULTS / "bench_cpu.json").read_text(encoding="utf-8"))
-    return replaced(text, "bench_cpu", latency_table(report))
+    for name in BENCHMARKS:
+        report = BenchReport.from_json((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+        text = replaced(text, name, latency_table(report))
+    return text
 
 
 def main() -> None:

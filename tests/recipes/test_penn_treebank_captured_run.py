@@ -18,7 +18,6 @@ from l0rnn.compare import one_run
 from l0rnn.export import save_dense
 from l0rnn.language_model import LanguageModel
 from l0rnn.surgery import operate
-from l0rnn.training.averaging import AverageLate
 from l0rnn.training.callbacks import Paused
 from l0rnn.training.shrunken import ShrunkenLanguageModel
 from recipes.penn_treebank import captured_run, captured_training, queue
@@ -80,10 +79,9 @@ def test_gates_close_and_units_are_removed_on_the_way(tmp_path: Path) -> None:
 
 def test_the_average_is_what_is_evaluated_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(captured_training, "LOOK", 1)  # as often as Lightning
-    monkeypatch.setattr(AverageLate, "is_time", lambda self, figure: True)
     config = base()
     config["model"]["init_args"]["dropout"] = 0.0
-    config = with_callbacks(config, {**AVERAGE, "init_args": {"start": 0.3}})
+    config = with_callbacks(config, {**AVERAGE, "init_args": {"start": 0.3, "patience": None}})
     theirs = one_run.train_run(config, tmp_path / "lightning", **FIGURES)
     ours = captured_run.train_run(config, tmp_path / "captured", **FIGURES)
     assert ours["quality"] == pytest.approx(theirs["quality"], abs=1e-3)
