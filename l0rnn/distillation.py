@@ -1,7 +1,9 @@
-"""Let a small language model learn from the predictions of a large one."""
+"""Let a small language model learn from the predictions of a large one, or of several."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,15 +19,16 @@ CACHED = 2**17  # logits that the cache of a core holds a few times over
 class DistilledLoss:
     """Next-word loss mixed with the divergence from a teacher's predictions: ``(1 - weight) * loss + weight * KL``.
 
-    The teacher reads the same segments, with a state of its own carried on, and is neither trained nor saved. In
-    evaluation it is the plain next-word loss, so figures stay comparable.
+    The teacher reads the same segments, with a state of its own carried on, and is neither trained nor saved. Several
+    teach the mean of their probabilities, which is often better than the best of them. In evaluation it is the plain
+    next-word loss, so figures stay comparable.
 
     Args:
-        teacher: a network over the same words, called like a `LanguageModel`; kept in evaluation mode.
+        teacher: a network over the same words, called like a `LanguageModel`, or several; kept in evaluation mode.
         weight: share of the teacher in the loss, in (0, 1].
 
     Raises:
-        ValueError: if ``weight`` is out of range.
+        ValueError: if ``weight`` is out of range or there is no teacher.
 
     Example:
         >>> from l0rnn.language_model import LanguageModel
@@ -39,10 +42,13 @@ class DistilledLoss:
         Hinton, Vinyals, Dean, Distilling the Knowledge in a Neural Network (2015), arXiv 1503.02531, at temperature 1.
     """
 
-    def __init__(self, teacher: nn.Module, weight: float = 0.5) -> None:
+    def __init__(self, teacher: nn.Module | Sequence[nn.Module], weight: float = 0.5) -> None:
         if not 0 < weight <= 1:
             raise ValueError(f"`weight` must be in (0, 1], got {weight}; leave the teacher out to learn without it")
-        self.teacher = teacher.eval().requires_grad_(False)
+        teachers = [teacher] if isinstance(teacher, nn.Module) else list(teacher)
+        if not teachers:
+            raise ValueError("`teacher` must be a network or several, got none")
+        self.teachers = [network.eval().requires_grad_(False) for network in teachers]
         self.weight = weight
 
     def __call__(self, network: nn.Module, batch: tuple[Tensor, Tensor], state: Any = None) -> tuple[Tensor, Any]:
@@ -59,16 +65,20 @@ class DistilledLoss:
         if not network.training:
             return next_word_loss(network, batch, state)
         tokens, targets = batch
-        own, theirs = (None, None) if state is None else state
+        own, theirs = (None, [None] * len(self.teachers)) if state is None else state
         logits, own = network(tokens, own)
         with torch.no_grad():
-            wanted, theirs = self.teacher.to(tokens.device)(tokens, theirs)
-        if wanted.shape != logits.shape:
-            raise ValueError(
-                f"`teacher` must have the vocabulary of the student, {logits.size(-1)} words, got {wanted.size(-1)}"
-            )
-        loss = _Mixture.apply(logits.flatten(0, 1), targets.flatten(), wanted.flatten(0, 1), self.weight)
-        return loss, (own, theirs)
+            told = [
+                teacher.to(tokens.device)(tokens, before) for teacher, before in zip(self.teachers, theirs, strict=True)
+            ]
+        for wanted, _ in told:
+            if wanted.shape != logits.shape:
+                raise ValueError(
+                    f"`teacher` must have the vocabulary of the student, {logits.size(-1)} words, got {wanted.size(-1)}"
+                )
+        theirs_flat = [wanted.flatten(0, 1) for wanted, _ in told]
+        loss = _Mixture.apply(logits.flatten(0, 1), targets.flatten(), self.weight, *theirs_flat)
+        return loss, (own, [after for _, after in told])
 
 
 class _Mixture(Function):
@@ -79,16 +89,20 @@ class _Mixture(Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, targets: Tensor, wanted: Tensor, weight: float) -> Tensor:
-        """Logits of student and teacher are `(token, word)`; the gradient takes the place of the teacher's."""
+    def forward(ctx: Any, logits: Tensor, targets: Tensor, weight: float, *wanted: Tensor) -> Tensor:
+        """Logits of student and teachers are `(token, word)`; the gradient takes the place of the first teacher's."""
         tokens, words = logits.shape
-        gradients = wanted if wanted.dtype == logits.dtype else torch.empty_like(logits)
+        gradients = wanted[0] if wanted[0].dtype == logits.dtype else torch.empty_like(logits)
         rows = tokens if logits.is_cuda else max(1, CACHED // words)
         loss = torch.zeros((), dtype=torch.float32, device=logits.device)
         for start in range(0, tokens, rows):
             part = slice(start, start + rows)
             given, place = log_softmax(logits[part].float(), -1), targets[part, None]
-            teacher = log_softmax(wanted[part].float(), -1)
+            teacher = log_softmax(wanted[0][part].float(), -1)
+            for other in wanted[1:]:
+                teacher = torch.logaddexp(teacher, log_softmax(other[part].float(), -1))
+            if len(wanted) > 1:
+                teacher -= math.log(len(wanted))
             probabilities = teacher.exp()
             loss -= (1 - weight) * given.gather(1, place).sum()
             loss += weight * teacher.sub_(given).mul_(probabilities).sum()
@@ -99,7 +113,7 @@ class _Mixture(Function):
         return loss / tokens
 
     @staticmethod
-    def backward(ctx: Any, factor: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, factor: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         """Of the student's logits."""
         (gradients,) = ctx.saved_tensors
-        return gradients * factor, None, None, None
+        return gradients * factor, *[None] * (len(ctx.needs_input_grad) - 1)

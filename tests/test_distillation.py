@@ -51,14 +51,31 @@ def test_the_loss_is_the_mixture_with_both_states_carried_on() -> None:
         assert divergence > 0.01  # else the test could not tell
 
 
+def test_of_several_teachers_the_mean_probability_is_learned() -> None:
+    one, student = networks()
+    other = LanguageModel(WORDS, 4, 6, init_range=1.0)
+    loss = DistilledLoss([one, other], weight=1.0)
+    state, theirs, own = None, [None, None], None
+    for tokens, targets in segments(3):
+        found, state = loss(student, (tokens, targets), state)
+        with torch.no_grad():
+            told = [teacher(tokens, before) for teacher, before in zip((one, other), theirs, strict=True)]
+            theirs = [after for _, after in told]
+            logits, own = student(tokens, own)
+            p = (told[0][0].softmax(-1) + told[1][0].softmax(-1)) / 2
+            divergence = (p * (p.log() - log_softmax(logits, -1))).sum(-1).mean()
+        assert found.item() == pytest.approx(divergence.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("teachers", [1, 3])
 @pytest.mark.parametrize("held", [1, 3 * WORDS, 2**17])  # one token at a time, three, all at once
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_gradient_is_that_of_automatic_differentiation(
-    held: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    teachers: int, held: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(distillation, "CACHED", held)
     torch.manual_seed(0)
-    wanted, targets = torch.randn(5, 2, WORDS), torch.randint(WORDS, (5, 2))
+    wanted, targets = torch.randn(teachers, 5, 2, WORDS), torch.randint(WORDS, (5, 2))
     logits = torch.randn(5, 2, WORDS).to(dtype)
 
     class Fixed(torch.nn.Module):  # a network whose logits are given
@@ -70,9 +87,9 @@ def test_the_gradient_is_that_of_automatic_differentiation(
             return self.logits * 1, state
 
     student, plain = Fixed(logits), Fixed(logits.float())
-    loss, _ = DistilledLoss(Fixed(wanted), weight=0.3)(student, (targets, targets), None)
+    loss, _ = DistilledLoss([Fixed(logits) for logits in wanted], weight=0.3)(student, (targets, targets), None)
     (3 * loss).backward()
-    given, teacher = log_softmax(plain.logits, -1), log_softmax(wanted, -1)
+    given, teacher = log_softmax(plain.logits, -1), wanted.softmax(-1).mean(0).log()
     mixed = 0.7 * cross_entropy(plain.logits.flatten(0, 1), targets.flatten())
     mixed = mixed + 0.3 * kl_div(given.flatten(0, 1), teacher.flatten(0, 1), log_target=True, reduction="batchmean")
     (3 * mixed).backward()
@@ -117,16 +134,24 @@ def test_a_weight_out_of_range_is_refused(weight: float) -> None:
         DistilledLoss(LanguageModel(5, 2, 2), weight)
 
 
+def test_no_teacher_at_all_is_refused() -> None:
+    with pytest.raises(ValueError, match="`teacher` must be a network or several, got none"):
+        DistilledLoss([])
+
+
 def test_a_teacher_of_another_vocabulary_is_refused() -> None:
     student = networks()[1]
     with pytest.raises(ValueError, match=rf"`teacher` must have the vocabulary of the student, {WORDS} words, got 99"):
         DistilledLoss(LanguageModel(99, 2, 2))(student, segments(1)[0])
 
 
-def test_a_shrunken_model_learns_from_a_saved_one_and_loads_without_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_shrunken_model_learns_from_a_saved_one_and_loads_without_it(tmp_path: Path, times: int) -> None:
     teacher, student = networks()
     save_dense(teacher.eval(), tmp_path / "teacher")
-    model = ShrunkenLanguageModel(student, learning_rate=0.5, teacher=str(tmp_path / "teacher"), teacher_weight=0.9)
+    paths = [str(tmp_path / "teacher")] * times
+    path = paths if times > 1 else paths[0]
+    model = ShrunkenLanguageModel(student, learning_rate=0.5, teacher=path, teacher_weight=0.9)
     trainer = Trainer(
         max_epochs=1,
         accelerator="cpu",

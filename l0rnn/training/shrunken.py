@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,8 @@ class ShrunkenLanguageModel(PrunableModule):
         dropout: dropout probability, for the size that is left; that of the network if None.
         flat_epochs: epochs at the full learning rate.
         decay: factor of the learning rate in each epoch after those.
-        teacher: directory of a saved network whose predictions it learns from as well (`DistilledLoss`), or None.
+        teacher: directory of a saved network whose predictions it learns from as well (`DistilledLoss`), or several
+            such, or None.
         teacher_weight: share of the teacher in the loss, in (0, 1].
 
     Raises:
@@ -57,7 +58,7 @@ class ShrunkenLanguageModel(PrunableModule):
         dropout: float | None = None,
         flat_epochs: int = 1,
         decay: float = 1.0,
-        teacher: str | None = None,
+        teacher: str | Sequence[str] | None = None,
         teacher_weight: float = 0.5,
     ) -> None:
         if dropout is not None and not 0 <= dropout < 1:
@@ -74,6 +75,8 @@ class ShrunkenLanguageModel(PrunableModule):
         if dropout is not None:
             set_dropout_(small, dropout)
 
+        paths = [teacher] if isinstance(teacher, str) else list(teacher or ())
+
         def make_scheduler(optimizer: Optimizer) -> LambdaLR:
             return LambdaLR(optimizer, lambda epoch: decay ** max(0, epoch + 1 - flat_epochs))
 
@@ -81,7 +84,7 @@ class ShrunkenLanguageModel(PrunableModule):
         super().__init__(
             small,
             small.wiring,
-            next_word_loss if teacher is None else DistilledLoss(load_dense(teacher), teacher_weight),
+            next_word_loss if teacher is None else DistilledLoss([load_dense(path) for path in paths], teacher_weight),
             Dense(),
             optimizer=lambda parameters: SGD(parameters, lr=learning_rate, weight_decay=weight_decay),
             scheduler=make_scheduler,
