@@ -100,7 +100,7 @@ class _Mixture(Function):
             given, place = log_softmax(logits[part].float(), -1), targets[part, None]
             teacher = log_softmax(wanted[0][part].float(), -1)
             for other in wanted[1:]:
-                teacher = torch.logaddexp(teacher, log_softmax(other[part].float(), -1))
+                torch.logaddexp(teacher, log_softmax(other[part].float(), -1), out=teacher)
             if len(wanted) > 1:
                 teacher -= math.log(len(wanted))
             probabilities = teacher.exp()
