@@ -26,9 +26,11 @@ class DistilledLoss:
     Args:
         teacher: a network over the same words, called like a `LanguageModel`, or several; kept in evaluation mode.
         weight: share of the teacher in the loss, in (0, 1].
+        noise: share of the words read, by the student and its teachers, that are replaced by others of the segment, in
+            [0, 1). A teacher knows an answer to any text, so a small text can be made to last.
 
     Raises:
-        ValueError: if ``weight`` is out of range or there is no teacher.
+        ValueError: if ``weight`` or ``noise`` is out of range or there is no teacher.
 
     Example:
         >>> from l0rnn.language_model import LanguageModel
@@ -40,16 +42,19 @@ class DistilledLoss:
 
     Reference:
         Hinton, Vinyals, Dean, Distilling the Knowledge in a Neural Network (2015), arXiv 1503.02531, at temperature 1.
+        Noise: Xie et al., Data Noising as Smoothing in Neural Network Language Models (2017), arXiv 1703.02573.
     """
 
-    def __init__(self, teacher: nn.Module | Sequence[nn.Module], weight: float = 0.5) -> None:
+    def __init__(self, teacher: nn.Module | Sequence[nn.Module], weight: float = 0.5, noise: float = 0.0) -> None:
         if not 0 < weight <= 1:
             raise ValueError(f"`weight` must be in (0, 1], got {weight}; leave the teacher out to learn without it")
+        if not 0 <= noise < 1:
+            raise ValueError(f"`noise` must be in [0, 1), got {noise}")
         teachers = [teacher] if isinstance(teacher, nn.Module) else list(teacher)
         if not teachers:
             raise ValueError("`teacher` must be a network or several, got none")
         self.teachers = [network.eval().requires_grad_(False) for network in teachers]
-        self.weight = weight
+        self.weight, self.noise = weight, noise
 
     def __call__(self, network: nn.Module, batch: tuple[Tensor, Tensor], state: Any = None) -> tuple[Tensor, Any]:
         """The mean loss in nats per token, and the states of student and teacher after the segment.
@@ -65,6 +70,9 @@ class DistilledLoss:
         if not network.training:
             return next_word_loss(network, batch, state)
         tokens, targets = batch
+        if self.noise:
+            others = tokens.flatten()[torch.randint(tokens.numel(), tokens.shape, device=tokens.device)]
+            tokens = torch.where(torch.rand(tokens.shape, device=tokens.device) < self.noise, others, tokens)
         own, theirs = (None, [None] * len(self.teachers)) if state is None else state
         logits, own = network(tokens, own)
         with torch.no_grad():

@@ -128,6 +128,44 @@ def test_evaluation_is_that_of_the_plain_loss() -> None:
     assert torch.equal(state[0][1], plain_state[0][1])
 
 
+class Listener(torch.nn.Module):
+    """Remembers what it reads, and predicts what follows as if it knew nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read: list[torch.Tensor] = []
+
+    def forward(self, tokens: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any]:
+        self.read.append(tokens)
+        return torch.zeros(*tokens.shape, WORDS, requires_grad=True), state
+
+
+def test_noise_changes_that_share_of_the_words_for_all_that_read() -> None:
+    torch.manual_seed(0)
+    tokens = torch.arange(4000).reshape(40, 100)
+    targets = tokens % WORDS
+    student, teacher = Listener(), Listener()
+    DistilledLoss(teacher, weight=1.0, noise=0.3)(student, (tokens, targets))
+    assert torch.equal(student.read[0], teacher.read[0])
+    changed = (student.read[0] != tokens).float()
+    assert changed.mean().item() == pytest.approx(0.3, abs=0.03)  # four standard deviations
+    assert len(student.read[0].unique()) > 3000  # they become different words
+    assert student.read[0].max() < 4000
+    DistilledLoss(teacher, noise=0.3)(student.eval(), (tokens, targets))
+    assert torch.equal(student.read[1], tokens)  # evaluation is without
+
+
+@pytest.mark.parametrize("noise", [-0.1, 1.0, float("nan")])
+def test_noise_out_of_range_is_refused(noise: float) -> None:
+    with pytest.raises(ValueError, match=r"`noise` must be in \[0, 1\)"):
+        DistilledLoss(LanguageModel(5, 2, 2), noise=noise)
+
+
+def test_noise_without_a_teacher_is_refused() -> None:
+    with pytest.raises(ValueError, match="`noise` needs a `teacher`"):
+        ShrunkenLanguageModel(networks()[1], noise=0.1)
+
+
 @pytest.mark.parametrize("weight", [0.0, 1.1, float("nan")])
 def test_a_weight_out_of_range_is_refused(weight: float) -> None:
     with pytest.raises(ValueError, match=r"`weight` must be in \(0, 1\]"):
@@ -151,7 +189,7 @@ def test_a_shrunken_model_learns_from_a_saved_one_and_loads_without_it(tmp_path:
     save_dense(teacher.eval(), tmp_path / "teacher")
     paths = [str(tmp_path / "teacher")] * times
     path = paths if times > 1 else paths[0]
-    model = ShrunkenLanguageModel(student, learning_rate=0.5, teacher=path, teacher_weight=0.9)
+    model = ShrunkenLanguageModel(student, learning_rate=0.5, teacher=path, teacher_weight=0.9, noise=0.1)
     trainer = Trainer(
         max_epochs=1,
         accelerator="cpu",

@@ -38,6 +38,7 @@ class ShrunkenLanguageModel(PrunableModule):
         teacher: directory of a saved network whose predictions it learns from as well (`DistilledLoss`), or several
             such, or None.
         teacher_weight: share of the teacher in the loss, in (0, 1].
+        noise: share of the words read that are replaced by others, in [0, 1), while it has a teacher.
 
     Raises:
         FileNotFoundError: if there is no such teacher.
@@ -60,6 +61,7 @@ class ShrunkenLanguageModel(PrunableModule):
         decay: float = 1.0,
         teacher: str | Sequence[str] | None = None,
         teacher_weight: float = 0.5,
+        noise: float = 0.0,
     ) -> None:
         if dropout is not None and not 0 <= dropout < 1:
             raise ValueError(f"`dropout` must be in [0, 1), got {dropout}")
@@ -72,10 +74,17 @@ class ShrunkenLanguageModel(PrunableModule):
         small: Any = build_from(config) if is_description else network
         if type(small) is not LanguageModel:
             raise ValueError(f"`network` must be a LanguageModel, got a {type(small).__name__}")
+        if noise and teacher is None:
+            raise ValueError(
+                f"`noise` needs a `teacher`, who knows what follows a changed text, got {noise} without one"
+            )
         if dropout is not None:
             set_dropout_(small, dropout)
 
-        paths = [teacher] if isinstance(teacher, str) else list(teacher or ())
+        loss: Any = next_word_loss
+        if teacher is not None:
+            paths = [teacher] if isinstance(teacher, str) else teacher
+            loss = DistilledLoss([load_dense(path) for path in paths], teacher_weight, noise)
 
         def make_scheduler(optimizer: Optimizer) -> LambdaLR:
             return LambdaLR(optimizer, lambda epoch: decay ** max(0, epoch + 1 - flat_epochs))
@@ -84,7 +93,7 @@ class ShrunkenLanguageModel(PrunableModule):
         super().__init__(
             small,
             small.wiring,
-            next_word_loss if teacher is None else DistilledLoss([load_dense(path) for path in paths], teacher_weight),
+            loss,
             Dense(),
             optimizer=lambda parameters: SGD(parameters, lr=learning_rate, weight_decay=weight_decay),
             scheduler=make_scheduler,
@@ -93,7 +102,8 @@ class ShrunkenLanguageModel(PrunableModule):
         )
         small.train()  # what load_dense returns is in evaluation mode
         settings = {"learning_rate": learning_rate, "weight_decay": weight_decay, "dropout": dropout}
-        settings |= {"flat_epochs": flat_epochs, "decay": decay, "teacher": teacher, "teacher_weight": teacher_weight}
+        settings |= {"flat_epochs": flat_epochs, "decay": decay}
+        settings |= {"teacher": teacher, "teacher_weight": teacher_weight, "noise": noise}
         self.save_hyperparameters({"network": asdict(config), **settings})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -124,5 +134,5 @@ def load_shrunken(checkpoint: str | Path) -> nn.Module | None:
     if not is_shrunken:
         return None
     # without the teacher, which need not be here
-    options: dict[str, Any] = {"map_location": "cpu", "weights_only": True, "teacher": None}
+    options: dict[str, Any] = {"map_location": "cpu", "weights_only": True, "teacher": None, "noise": 0.0}
     return ShrunkenLanguageModel.load_from_checkpoint(checkpoint, **options).network.eval()
