@@ -93,10 +93,20 @@ def test_the_average_is_what_is_evaluated_and_kept(tmp_path: Path, monkeypatch: 
     assert plain["quality"] != pytest.approx(ours["quality"], abs=1e-2)  # else the test could not tell
 
 
-@pytest.mark.parametrize("step", [7, 19, 33])
-def test_a_pause_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+def taught(folder: Path) -> dict[str, Any]:
+    """The configuration of a network that learns from itself and another, on a text with noise."""
+    for name, width in {"itself": 5, "other": 9}.items():
+        save_dense(LanguageModel(WORDS, 4, width, init_range=0.5).eval(), folder / name)
+    settings: dict[str, Any] = {"network": str(folder / "itself"), "dropout": 0.1, "learning_rate": 0.5, "noise": 0.2}
+    settings["teacher"] = [str(folder / "itself"), str(folder / "other")]
+    name = "l0rnn.training.shrunken.ShrunkenLanguageModel"
+    return {**base(), "model": {"class_path": name, "init_args": settings}}
+
+
+@pytest.mark.parametrize(("step", "is_taught"), [(7, False), (19, False), (33, False), (19, True)])
+def test_a_pause_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, is_taught: bool) -> None:
     monkeypatch.setattr(captured_training, "LOOK", 4)
-    config = with_callbacks(base(method=L0), SCALE, REMOVE, AVERAGE)
+    config = taught(tmp_path) if is_taught else with_callbacks(base(method=L0), SCALE, REMOVE, AVERAGE)
     whole = captured_run.train_run(config, tmp_path / "whole", **FIGURES)
     run, done = CapturedSteps.run, 0
 
@@ -183,9 +193,11 @@ def gated(folder: Path) -> L0GatedLSTM:
 
 
 def distilled(folder: Path) -> ShrunkenLanguageModel:
-    save_dense(LanguageModel(WORDS, 16, 16, init_range=1.0).eval(), folder / "teacher", overwrite=True)
+    paths = [str(folder / "teacher"), str(folder / "other")]
+    for path in paths:
+        save_dense(LanguageModel(WORDS, 16, 16, init_range=1.0).eval(), path, overwrite=True)
     student = LanguageModel(WORDS, 5, [6, 7], init_range=0.2)
-    return ShrunkenLanguageModel(student, learning_rate=0.5, teacher=str(folder / "teacher"))
+    return ShrunkenLanguageModel(student, learning_rate=0.5, teacher=paths)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
