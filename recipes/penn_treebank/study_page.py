@@ -17,12 +17,13 @@ from recipes.pages import replaced
 from recipes.penn_treebank.performance_page import RESULTS
 
 FOLDER = Path(__file__).parent
-PLANS = ("large_plan", "cpu_plan", "cpu_search", "cpu_40_search", "when_search")
+PLANS = ("large_plan", "fine_tune_search", "cpu_plan", "cpu_search", "cpu_40_search", "when_search")
 BENCHMARKS = ("bench_cpu", "bench_trained")
 HISTORIES = {  # result → epochs that are shown
     "cpu_40_search_l0-more-dropout": (2, 4, 6, 8, 10, 12, 16, 20),
     "cpu_40_search_small-dense-dropout-0-32": (2, 4, 6, 8, 10, 12, 16, 20),
     "when_search_l0-late": tuple(range(1, 9)),
+    "fine_tune_search_taught-by-two-noise-less-dropout": tuple(range(1, 10)),
     "large_plan_dense": (5, 10, 15, 20, 25, 30, 40, 55),
     "large_plan_l0-6-m-weights": (5, 10, 15, 20, 23, 24, 25, 30, 40, 55),
 }
