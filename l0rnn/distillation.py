@@ -100,16 +100,17 @@ class _Mixture(Function):
     def forward(ctx: Any, logits: Tensor, targets: Tensor, weight: float, *wanted: Tensor) -> Tensor:
         """Logits of student and teachers are `(token, word)`; the gradient takes the place of the first teacher's."""
         tokens, words = logits.shape
-        gradients = wanted[0] if wanted[0].dtype == logits.dtype else torch.empty_like(logits)
+        first, *others = wanted
+        gradients = first if first.dtype == logits.dtype else torch.empty_like(logits)
         rows = tokens if logits.is_cuda else max(1, CACHED // words)
         loss = torch.zeros((), dtype=torch.float32, device=logits.device)
         for start in range(0, tokens, rows):
             part = slice(start, start + rows)
             given, place = log_softmax(logits[part].float(), -1), targets[part, None]
-            teacher = log_softmax(wanted[0][part].float(), -1)
-            for other in wanted[1:]:
+            teacher = log_softmax(first[part].float(), -1)
+            for other in others:
                 torch.logaddexp(teacher, log_softmax(other[part].float(), -1), out=teacher)
-            if len(wanted) > 1:
+            if others:
                 teacher -= math.log(len(wanted))
             probabilities = teacher.exp()
             loss -= (1 - weight) * given.gather(1, place).sum()
