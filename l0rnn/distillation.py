@@ -84,8 +84,8 @@ class DistilledLoss:
                 raise ValueError(
                     f"`teacher` must have the vocabulary of the student, {logits.size(-1)} words, got {wanted.size(-1)}"
                 )
-        theirs_flat = [wanted.flatten(0, 1) for wanted, _ in told]
-        loss = _Mixture.apply(logits.flatten(0, 1), targets.flatten(), self.weight, *theirs_flat)
+        predictions = [wanted.flatten(0, 1) for wanted, _ in told]
+        loss = _Mixture.apply(logits.flatten(0, 1), targets.flatten(), self.weight, *predictions)
         return loss, (own, [after for _, after in told])
 
 

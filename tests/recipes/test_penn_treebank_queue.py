@@ -132,7 +132,8 @@ def test_the_queue_stops_at_a_signal_and_goes_on(plan: Path) -> None:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_the_committed_plans_can_be_read(path: Path) -> None:
     plan = read_plan(path)
-    assert plan.runs[0].name == ("more epochs" if path.stem == "fine_tune_search" else "dense")  # counted from
+    first = "more epochs" if path.stem == "fine_tune_search" else "dense"  # the tables count what is kept from it
+    assert plan.runs[0].name == first
     widths = {"embedding": 3, "encoder.l0": 4, "encoder.l1": 5}
     results = {run.name: {"widths": widths, "model": "m", "configuration": run.name} for run in plan.runs}
     assert len({plan.key(run, results) for run in plan.runs}) == len(plan.runs)
