@@ -17,7 +17,7 @@ from recipes.pages import replaced
 from recipes.penn_treebank.performance_page import RESULTS
 
 FOLDER = Path(__file__).parent
-PLANS = ("large_plan", "fine_tune_search", "cpu_plan", "cpu_search", "cpu_40_search", "when_search")
+PLANS = ("large_plan", "fine_tune_search", "cpu_plan", "cpu_search", "cpu_40_search", "cpu_tied_plan", "when_search")
 BENCHMARKS = ("bench_cpu", "bench_trained")
 HISTORIES = {  # result → epochs that are shown
     "cpu_40_search_l0-more-dropout": (2, 4, 6, 8, 10, 12, 16, 20),
