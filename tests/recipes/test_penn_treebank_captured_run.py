@@ -77,6 +77,23 @@ def test_gates_close_and_units_are_removed_on_the_way(tmp_path: Path) -> None:
     assert result["history"] == rows
 
 
+def test_a_tied_network_stays_tied_when_units_are_removed_and_when_it_learns_on(tmp_path: Path) -> None:
+    config = with_callbacks(base(method=L0, tied=True, embedding_size=8), SCALE, REMOVE)
+    pruned = captured_run.train_run(config, tmp_path / "pruned", **FIGURES)
+    assert set(pruned["widths"]) == {"encoder.l0"}  # the embedding has the units of the last layer
+    assert pruned["widths"]["encoder.l0"] < 8
+    init_args = {"network": pruned["model"], "teacher": pruned["model"], "learning_rate": 0.5}
+    name = "l0rnn.training.shrunken.ShrunkenLanguageModel"
+    later = captured_run.train_run(
+        {**base(), "model": {"class_path": name, "init_args": init_args}}, tmp_path / "later", **FIGURES
+    )
+    small = LanguageModel(WORDS, width := pruned["widths"]["encoder.l0"], width, num_layers=1, tied=True)
+    for result in (pruned, later):
+        assert result["parameters"] == sum(parameter.numel() for parameter in small.parameters())
+        assert "decoder.weight" not in weights(result)
+    assert later["quality"] != pruned["quality"]  # it did learn on
+
+
 def test_the_average_is_what_is_evaluated_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(captured_training, "LOOK", 1)  # as often as Lightning
     config = base()
@@ -192,6 +209,10 @@ def gated(folder: Path) -> L0GatedLSTM:
     return L0GatedLSTM(WORDS, 16, 2, dropout=0.0, init_range=0.2, learning_rate=0.5)
 
 
+def tied(folder: Path) -> L0GatedLSTM:
+    return L0GatedLSTM(WORDS, 16, 2, tied=True, dropout=0.0, init_range=0.2, learning_rate=0.5)
+
+
 def distilled(folder: Path) -> ShrunkenLanguageModel:
     paths = [str(folder / "teacher"), str(folder / "other")]
     for path in paths:
@@ -201,7 +222,7 @@ def distilled(folder: Path) -> ShrunkenLanguageModel:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("make", [gated, distilled])
+@pytest.mark.parametrize("make", [gated, tied, distilled])
 def test_captured_steps_are_the_steps_one_by_one(make: Callable[[Path], Any], tmp_path: Path) -> None:
     tokens = TinyText(length=4000).train_dataloader()._tokens.cuda()
     losses = []
