@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from l0rnn.layers.ragged_rnn import RaggedRNN
+from l0rnn.layers import GatedRecurrence, RaggedRNN
+from l0rnn.layers.recurrent_dropout import RecurrentDropout, run_layers
 from l0rnn.onednn import column_major_, run_recurrent
 from l0rnn.wiring import Wiring, reads
 
@@ -28,9 +29,14 @@ class LanguageModel(nn.Module):
         dropout: dropout probability on the embedding, between layers and on the output.
         tied: whether embedding and decoder share their weight, which needs equal sizes.
         init_range: weights start uniform in ± this; None for torch's own.
+        locked_dropout: whether ``dropout`` has one mask for all steps of a segment (Gal, Ghahramani 2016).
+        weight_dropout: dropout probability on the weights from hidden to hidden units (Merity et al. 2017).
+        word_dropout: probability that a word is read as zeros wherever it stands in a segment (Gal, Ghahramani 2016).
+
+    The last three act in training alone, may be changed between two calls, and are no part of what is saved.
 
     Raises:
-        ValueError: if a size is ≤ 0, or ``tied`` with different sizes.
+        ValueError: if a size is ≤ 0, a probability is not in [0, 1), or ``tied`` with different sizes.
 
     Example:
         >>> import torch
@@ -40,7 +46,8 @@ class LanguageModel(nn.Module):
         torch.Size([5, 3, 100])
 
     Reference:
-        Zaremba, Sutskever, Vinyals: Recurrent Neural Network Regularization (2014), arXiv 1409.2329.
+        Zaremba, Sutskever, Vinyals: Recurrent Neural Network Regularization (2014), arXiv 1409.2329. Gal, Ghahramani:
+        arXiv 1512.05287. Merity, Keskar, Socher: arXiv 1708.02182.
     """
 
     chooses_path = True  # see `l0rnn.onednn.chooses_path`
@@ -56,6 +63,9 @@ class LanguageModel(nn.Module):
         dropout: float = 0.0,
         tied: bool = False,
         init_range: float | None = None,
+        locked_dropout: bool = False,
+        weight_dropout: float = 0.0,
+        word_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         widths = [hidden_size] * num_layers if isinstance(hidden_size, int) else list(hidden_size)
@@ -69,8 +79,10 @@ class LanguageModel(nn.Module):
             raise ValueError(
                 f"`tied` needs `embedding_size` equal to `hidden_size`, got {embedding_size} and {widths[-1]}"
             )
-        if not 0 <= dropout < 1:
-            raise ValueError(f"`dropout` must be in [0, 1), got {dropout}")
+        rates = {"dropout": dropout, "weight_dropout": weight_dropout, "word_dropout": word_dropout}
+        for name, rate in rates.items():
+            if not 0 <= rate < 1:
+                raise ValueError(f"`{name}` must be in [0, 1), got {rate}")
         self.embedding = nn.Embedding(vocabulary_size, embedding_size)
         between = dropout if num_layers > 1 else 0.0
         if len(set(widths)) == 1:
@@ -80,6 +92,7 @@ class LanguageModel(nn.Module):
             self.encoder = RaggedRNN(cell, embedding_size, [[width] for width in widths], dropout=between)
         self.decoder = nn.Linear(widths[-1], vocabulary_size)
         self.dropout = nn.Dropout(dropout)
+        self.locked_dropout, self.weight_dropout, self.word_dropout = locked_dropout, weight_dropout, word_dropout
         if tied:
             self.decoder.weight = self.embedding.weight
         if init_range is not None:
@@ -97,11 +110,25 @@ class LanguageModel(nn.Module):
         Returns:
             Logits `(time, batch, word)` and the state after the last step.
         """
+        if self.dropout.training:  # in a single step even a dropout that does nothing takes its share of the time
+            return self._forward_in_training(tokens, state)
+        output, state = run_recurrent(self.encoder, self.embedding(tokens), state)
+        return self.decoder(output), state
+
+    def _forward_in_training(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
+        dropout = RecurrentDropout(self.locked_dropout, self.weight_dropout)
         vectors = self.embedding(tokens)
-        if self.dropout.training:  # in a single step even a call that does nothing takes its share of the time
-            vectors = self.dropout(vectors)
-        output, state = run_recurrent(self.encoder, vectors, state)
-        return self.decoder(self.dropout(output) if self.dropout.training else output), state
+        if self.word_dropout:
+            words = vectors.new_ones(self.embedding.num_embeddings)
+            vectors = vectors * nn.functional.dropout(words, self.word_dropout)[tokens].unsqueeze(-1)
+        vectors = dropout.of_units(vectors, self.dropout.p)
+        if isinstance(self.encoder, GatedRecurrence):
+            self.encoder.recurrent_dropout = dropout
+        if dropout.acts() and not isinstance(self.encoder, GatedRecurrence):
+            output, state = run_layers(self.encoder, dropout, vectors, state)
+        else:
+            output, state = self.encoder(vectors, state)
+        return self.decoder(dropout.of_units(output, self.dropout.p)), state
 
     def lay_out_(self) -> None:
         """Store the decoder's weight as the class says; for a decoder that was put in place of the first."""

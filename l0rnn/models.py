@@ -43,6 +43,9 @@ class L0GatedLSTM(PrunableModule):
         dropout: dropout probability on embedding, between layers and on the output.
         tied: whether embedding and decoder share their weight.
         init_range: weights start uniform in ± this; None for torch's own.
+        locked_dropout: whether ``dropout`` has one mask for all steps of a segment.
+        weight_dropout: dropout probability on the weights from hidden to hidden units.
+        word_dropout: probability that a word is read as zeros wherever it stands in a segment.
         optimizer: ``"sgd"`` or ``"adam"``, for the weights.
         learning_rate: of the weights.
         weight_decay: of the weights.
@@ -77,6 +80,9 @@ class L0GatedLSTM(PrunableModule):
         dropout: float = 0.5,
         tied: bool = False,
         init_range: float | None = 0.05,
+        locked_dropout: bool = False,
+        weight_dropout: float = 0.0,
+        word_dropout: float = 0.0,
         optimizer: Literal["sgd", "adam"] = "sgd",
         learning_rate: float = 1.0,
         weight_decay: float = 0.0,
@@ -102,6 +108,9 @@ class L0GatedLSTM(PrunableModule):
             dropout=dropout,
             tied=tied,
             init_range=init_range,
+            locked_dropout=locked_dropout,
+            weight_dropout=weight_dropout,
+            word_dropout=word_dropout,
         )
 
         def make_optimizer(parameters: list[nn.Parameter]) -> Optimizer:

@@ -23,12 +23,12 @@ from l0rnn.hard_concrete import HardConcrete
 from l0rnn.layers.folding import fold, fold_into_one_block
 from l0rnn.layers.gated_readers import Blocks, gate_values
 from l0rnn.layers.gates import Gates
-from l0rnn.layers.open_units import OpenUnits, call_kernel
+from l0rnn.layers.kernels import KERNELS, call_kernel
+from l0rnn.layers.open_units import OpenUnits
+from l0rnn.layers.recurrent_dropout import RecurrentDropout
 
 GatedUnits = Literal["input", "hidden", "both"]
 State = Any  # a tensor for GRU and RNN, a pair of tensors for LSTM: torch's own convention
-
-KERNELS = {"LSTM": torch.lstm, "GRU": torch.gru, "RNN_TANH": torch.rnn_tanh, "RNN_RELU": torch.rnn_relu}
 
 GatedType = TypeVar("GatedType", bound="GatedRecurrence")
 
@@ -46,6 +46,7 @@ class GatedRecurrence(nn.RNNBase):
     gates: Any  # nn.ModuleDict of Gates; torch types every submodule as Tensor | Module
     is_wired = False  # True when a network-wide wiring draws the gates and lets each reader apply them
     input_blocks: Blocks | None = None  # what a wired layer reads, with the gates that other layers own
+    recurrent_dropout = RecurrentDropout()  # in training; anything but the default is for `(time, batch, feature)` only
     skips_closed_units: bool | None = None  # None: where it pays; False: never, to measure what it gains; True: try to
 
     def _add_gates(self, units: GatedUnits, open_probability: float, distribution: HardConcrete | None) -> None:
@@ -157,7 +158,7 @@ class GatedRecurrence(nn.RNNBase):
             open_units = OpenUnits(self, input_values)
             if open_units.pays():
                 return open_units.run(data, state, batch_sizes, kernel)
-        if data.device.type == "cpu":
+        if data.device.type == "cpu" or (self.training and self.recurrent_dropout.is_locked):
             return self._run_by_layer(data, state, batch_sizes, kernel)
         weights = self.folded_weights()
         output, final = call_kernel(self, kernel, data, state, weights, batch_sizes, self.num_layers, self.dropout)
@@ -177,7 +178,7 @@ class GatedRecurrence(nn.RNNBase):
         for start in range(0, len(keys), directions):
             if start:
                 data = self._scale(data, keys[start - directions : start])
-                data = nn.functional.dropout(data, self.dropout, self.training)
+                data = self.dropped(data)
             row = keys[start : start + directions]
             weights = [weight for key in row for weight in self._layer_weights(key)]
             data, ends = call_kernel(
@@ -210,8 +211,17 @@ class GatedRecurrence(nn.RNNBase):
     def _weights_and_gates(self, key: str, previous: Sequence[str] = ()) -> list[tuple[Tensor, Tensor | None]]:
         """Each weight of one layer and direction with the gates of its columns; ``previous``: those of the input."""
         reads = {"weight_ih": previous, "weight_hh": [key], "weight_hr": [f"{key}_cell"]}
-        weights = [(kind, getattr(self, f"{kind}_{key}")) for kind in self._kinds()]
-        return [(weight, self._gates_under(reads.get(kind, ()), weight)) for kind, weight in weights]
+        weights = {kind: getattr(self, f"{kind}_{key}") for kind in self._kinds()}
+        weights["weight_hh"] = self.dropped_weight(weights["weight_hh"])
+        return [(weight, self._gates_under(reads.get(kind, ()), weight)) for kind, weight in weights.items()]
+
+    def dropped(self, data: Tensor) -> Tensor:
+        """What goes from one layer to the next, with dropout in training."""
+        return self.recurrent_dropout.of_units(data, self.dropout) if self.training else data
+
+    def dropped_weight(self, weight: Tensor) -> Tensor:
+        """A weight from hidden to hidden units, with dropout in training."""
+        return self.recurrent_dropout.of_weight(weight) if self.training else weight
 
     def _kinds(self) -> list[str]:
         biases = ["bias_ih", "bias_hh"] if self.bias else []

@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import PackedSequence
 from l0rnn.axes import GATES_PER_CELL
 from l0rnn.layered_graph import LayeredGraph
 from l0rnn.layers.folding import as_one_block
-from l0rnn.layers.gated_recurrence import KERNELS
+from l0rnn.layers.kernels import KERNELS
 
 
 class MaskedRecurrence(nn.RNNBase):

@@ -8,13 +8,12 @@ before; that matters only when a unit closed in one segment opens in the next, w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from l0rnn.layers.folding import as_one_block
+from l0rnn.layers.kernels import call_kernel
 
 if TYPE_CHECKING:
     from l0rnn.layers.gated_recurrence import GatedRecurrence
@@ -109,7 +108,7 @@ class OpenUnits:
         finals: list[list[Tensor]] = [[] for _ in state]
         for depth, (row, positions) in enumerate(zip(self.rows, self.positions, strict=True)):
             if depth:
-                data = torch.nn.functional.dropout(data, layer.dropout, layer.training)
+                data = layer.dropped(data)
             weights = [
                 weight
                 for key, units in zip(row, positions, strict=True)
@@ -143,28 +142,8 @@ class OpenUnits:
         if scale is not None:
             w_ih = w_ih * scale.to(w_ih.dtype)
         w_hh = getattr(layer, f"weight_hh_{key}").index_select(0, rows).index_select(1, units)
-        w_hh = w_hh * layer.gates[key].value[units].to(w_hh.dtype)
+        w_hh = layer.dropped_weight(w_hh) * layer.gates[key].value[units].to(w_hh.dtype)
         biases = [
             getattr(layer, f"{kind}_{key}").index_select(0, rows) for kind in ("bias_ih", "bias_hh")[: 2 * layer.bias]
         ]
         return [w_ih, w_hh, *biases]
-
-
-def call_kernel(
-    layer: GatedRecurrence,
-    kernel: Any,
-    data: Tensor,
-    state: Sequence[Tensor],
-    weights: list[Tensor],
-    batch_sizes: Tensor | None,
-    num_layers: int = 1,
-    dropout: float = 0.0,
-) -> tuple[Tensor, list[Tensor]]:
-    """Torch's fused function with the options of a stack: the output and the parts of the final state."""
-    hx = tuple(state) if layer.mode == "LSTM" else state[0]
-    shared = (as_one_block(weights), layer.bias, num_layers, dropout, layer.training, layer.bidirectional)
-    if batch_sizes is None:
-        output, *ends = kernel(data, hx, *shared, layer.batch_first)
-    else:
-        output, *ends = kernel(data, batch_sizes, hx, *shared)
-    return output, ends

@@ -39,6 +39,9 @@ class ShrunkenLanguageModel(PrunableModule):
             such, or None.
         teacher_weight: share of the teacher in the loss, in (0, 1].
         noise: share of the words read that are replaced by others, in [0, 1), while it has a teacher.
+        locked_dropout: whether ``dropout`` has one mask for all steps of a segment, see `LanguageModel`.
+        weight_dropout: dropout probability on the weights from hidden to hidden units.
+        word_dropout: probability that a word is read as zeros wherever it stands in a segment.
 
     Raises:
         FileNotFoundError: if there is no such teacher.
@@ -62,9 +65,14 @@ class ShrunkenLanguageModel(PrunableModule):
         teacher: str | Sequence[str] | None = None,
         teacher_weight: float = 0.5,
         noise: float = 0.0,
+        locked_dropout: bool = False,
+        weight_dropout: float = 0.0,
+        word_dropout: float = 0.0,
     ) -> None:
-        if dropout is not None and not 0 <= dropout < 1:
-            raise ValueError(f"`dropout` must be in [0, 1), got {dropout}")
+        rates = {"dropout": dropout or 0.0, "weight_dropout": weight_dropout, "word_dropout": word_dropout}
+        for name, rate in rates.items():
+            if not 0 <= rate < 1:
+                raise ValueError(f"`{name}` must be in [0, 1), got {rate}")
         if not decay > 0:
             raise ValueError(f"`decay` must be > 0, got {decay}")
         if isinstance(network, str):
@@ -80,6 +88,7 @@ class ShrunkenLanguageModel(PrunableModule):
             )
         if dropout is not None:
             set_dropout_(small, dropout)
+        small.locked_dropout, small.weight_dropout, small.word_dropout = locked_dropout, weight_dropout, word_dropout
 
         loss: Any = next_word_loss
         if teacher is not None:
@@ -104,6 +113,7 @@ class ShrunkenLanguageModel(PrunableModule):
         settings = {"learning_rate": learning_rate, "weight_decay": weight_decay, "dropout": dropout}
         settings |= {"flat_epochs": flat_epochs, "decay": decay}
         settings |= {"teacher": teacher, "teacher_weight": teacher_weight, "noise": noise}
+        settings |= {"locked_dropout": locked_dropout, "weight_dropout": weight_dropout, "word_dropout": word_dropout}
         self.save_hyperparameters({"network": asdict(config), **settings})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
