@@ -50,13 +50,17 @@ class MeanPrediction(nn.Module):
 
 @torch.no_grad()
 def together(folders: Sequence[Path], data: PennTreebank) -> dict[str, Any]:
-    """Perplexities and parameters of each network and, as "together", of their mean prediction."""
+    """Perplexities and parameters of each network and, as "together", of their mean prediction.
+
+    That of the train text, beside that of validation, says whether a network lacks units or regularisation.
+    """
     networks: dict[str, nn.Module] = {str(folder): load_dense(folder).eval() for folder in folders}
     networks["together"] = MeanPrediction(list(networks.values())).eval()
     data.prepare_data()
     data.setup()
     return {
         name: {
+            "train/perplexity": perplexity(network, data.train_dataloader()),
             "valid/perplexity": perplexity(network, data.val_dataloader()),
             "test/perplexity": perplexity(network, data.test_dataloader()),
             "parameters": sum(parameter.numel() for parameter in network.parameters()),
@@ -74,7 +78,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=35, help="words read at a time")
     parser.add_argument("--out", type=Path, required=True, help="JSON file")
     told = parser.parse_args()
-    data = PennTreebank(steps=told.steps, evaluation_batch_size=told.batch_size, data_dir=told.data_dir)
+    sizes = {"batch_size": told.batch_size, "evaluation_batch_size": told.batch_size, "steps": told.steps}
+    data = PennTreebank(**sizes, data_dir=told.data_dir)
     result = together(told.folders, data)
     for name, row in result.items():
         print(f"{name}: {row}")
