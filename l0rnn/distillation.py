@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn.functional import log_softmax
 
+from l0rnn.cross_entropy import rows_in_cache
 from l0rnn.language_model import next_word_loss
-
-CACHED = 2**17  # logits that the cache of a core holds a few times over
 
 
 class DistilledLoss:
@@ -99,10 +98,10 @@ class _Mixture(Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor, weight: float, *wanted: Tensor) -> Tensor:
         """Logits of student and teachers are `(token, word)`; the gradient takes the place of the first teacher's."""
-        tokens, words = logits.shape
+        tokens = len(logits)
         first, *others = wanted
         gradients = first if first.dtype == logits.dtype else torch.empty_like(logits)
-        rows = tokens if logits.is_cuda else max(1, CACHED // words)
+        rows = rows_in_cache(logits)
         loss = torch.zeros((), dtype=torch.float32, device=logits.device)
         for start in range(0, tokens, rows):
             part = slice(start, start + rows)

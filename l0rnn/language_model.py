@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from l0rnn.cross_entropy import cross_entropy
 from l0rnn.layers import GatedRecurrence, RaggedRNN
 from l0rnn.layers.recurrent_dropout import RecurrentDropout, run_layers
 from l0rnn.onednn import column_major_, run_recurrent
@@ -163,4 +164,4 @@ def next_word_loss(network: nn.Module, batch: tuple[Tensor, Tensor], state: Any)
     """
     tokens, targets = batch
     logits, state = network(tokens, state)
-    return nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten()), state
+    return cross_entropy(logits.flatten(0, 1), targets.flatten()), state

@@ -11,7 +11,7 @@ import torch
 from lightning import Trainer
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
-from l0rnn import distillation
+from l0rnn import cross_entropy as losses
 from l0rnn.distillation import DistilledLoss
 from l0rnn.export import save_dense
 from l0rnn.language_model import LanguageModel, next_word_loss
@@ -73,7 +73,7 @@ def test_of_several_teachers_the_mean_probability_is_learned() -> None:
 def test_the_gradient_is_that_of_automatic_differentiation(
     teachers: int, held: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(distillation, "CACHED", held)
+    monkeypatch.setattr(losses, "CACHED", held)
     torch.manual_seed(0)
     wanted, targets = torch.randn(teachers, 5, 2, WORDS), torch.randint(WORDS, (5, 2))
     logits = torch.randn(5, 2, WORDS).to(dtype)

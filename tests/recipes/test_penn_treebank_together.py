@@ -47,7 +47,7 @@ def test_the_command_writes_each_and_both(
     result = json.loads(out.read_text())
     assert list(result) == [*folders, "together"]
     one, other, both = result.values()
-    for split in ("train/perplexity", "valid/perplexity", "test/perplexity"):  # never more than the geometric mean of both
-        assert both[split] < (one[split] * other[split]) ** 0.5
+    for figure in (f"{split}/perplexity" for split in ("train", "valid", "test")):
+        assert both[figure] < (one[figure] * other[figure]) ** 0.5  # as the mean is never below the geometric one
     assert both["parameters"] == one["parameters"] + other["parameters"]
     assert "together: " in capsys.readouterr().out
