@@ -21,6 +21,10 @@ from tests.tiny_text import WORDS, TinyText
 pytestmark = pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning")
 
 STEPS, BATCH = 6, 3
+DEVICES = [
+    "cpu",
+    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")),
+]
 STACKS = {
     "LSTM": lambda: nn.LSTM(4, 5, num_layers=2, dropout=0.5),
     "GRU": lambda: nn.GRU(4, 5, num_layers=2, dropout=0.5, bias=False),
@@ -78,16 +82,18 @@ def test_layers_run_one_by_one_are_the_stack(name: str, has_state: bool) -> None
 
 
 @pytest.mark.parametrize("name", STACKS)
-def test_recurrent_weights_are_dropped(name: str) -> None:
-    encoder, data = STACKS[name](), torch.randn(STEPS, BATCH, 4)
+@pytest.mark.parametrize("device", DEVICES)
+def test_recurrent_weights_are_dropped(name: str, device: str) -> None:
+    encoder, data = STACKS[name]().to(device), torch.randn(STEPS, BATCH, 4, device=device)
     encoder.dropout = 0.0
     output, _ = run_layers(encoder, RecurrentDropout(weights=1.0), data)
     torch.testing.assert_close(output, without_recurrence_(encoder)(data)[0])
 
 
 @pytest.mark.parametrize("name", STACKS)
-def test_units_are_dropped_over_all_steps(name: str, read: list[torch.Tensor]) -> None:
-    encoder, data = STACKS[name](), torch.randn(STEPS, BATCH, 4)
+@pytest.mark.parametrize("device", DEVICES)
+def test_units_are_dropped_over_all_steps(name: str, device: str, read: list[torch.Tensor]) -> None:
+    encoder, data = STACKS[name]().to(device), torch.randn(STEPS, BATCH, 4, device=device)
     torch.manual_seed(0)
     run_layers(encoder, RecurrentDropout(is_locked=True), data)
     run_layers(encoder, RecurrentDropout(weights=0.5), data)
@@ -96,10 +102,12 @@ def test_units_are_dropped_over_all_steps(name: str, read: list[torch.Tensor]) -
 
 @pytest.mark.parametrize("cell", GATED)
 @pytest.mark.parametrize("skips", [False, True])
-def test_gated_layers_drop_alike(cell: str, skips: bool, read: list[torch.Tensor]) -> None:
-    layer, data = GATED[cell](4, 8, num_layers=2, dropout=0.5), torch.randn(STEPS, BATCH, 4)
+@pytest.mark.parametrize("device", DEVICES)
+def test_gated_layers_drop_alike(cell: str, skips: bool, device: str, read: list[torch.Tensor]) -> None:
+    layer = GATED[cell](4, 8, num_layers=2, dropout=0.5).to(device)
+    data = torch.randn(STEPS, BATCH, 4, device=device)
     for gates in layer.gates.values():
-        gates.freeze_(torch.arange(gates.units) % 2 == 0)
+        gates.freeze_(torch.arange(gates.units, device=device) % 2 == 0)
     layer.skips_closed_units = skips
     layer.recurrent_dropout = RecurrentDropout(is_locked=True)
     torch.manual_seed(0)

@@ -213,6 +213,11 @@ def tied(folder: Path) -> L0GatedLSTM:
     return L0GatedLSTM(WORDS, 16, 2, tied=True, dropout=0.0, init_range=0.2, learning_rate=0.5)
 
 
+def regularised(folder: Path) -> L0GatedLSTM:
+    drops: dict[str, Any] = {"dropout": 0.2, "locked_dropout": True, "weight_dropout": 0.2, "word_dropout": 0.1}
+    return L0GatedLSTM(WORDS, 16, 2, init_range=0.2, learning_rate=0.5, **drops)
+
+
 def distilled(folder: Path) -> ShrunkenLanguageModel:
     paths = [str(folder / "teacher"), str(folder / "other")]
     for path in paths:
@@ -222,7 +227,7 @@ def distilled(folder: Path) -> ShrunkenLanguageModel:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("make", [gated, tied, distilled])
+@pytest.mark.parametrize("make", [gated, tied, regularised, distilled])
 def test_captured_steps_are_the_steps_one_by_one(make: Callable[[Path], Any], tmp_path: Path) -> None:
     tokens = TinyText(length=4000).train_dataloader()._tokens.cuda()
     losses = []
