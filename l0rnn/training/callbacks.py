@@ -59,9 +59,10 @@ class ScaleDropout(Callback):
         elif not self._is_set:
             self._set(pl_module)
 
-    def scale_(self, module: Any) -> None:
-        """Look at the density of a `PrunableModule`, and set the rates that go with it."""
-        self._density = module.method.figures().get("density")
+    def scale_(self, module: Any, *, look: bool = True) -> None:
+        """Look at the density of a `PrunableModule`, unless told not to, and set the rates that go with it."""
+        if look:
+            self._density = module.method.figures().get("density")
         self._set(module)
 
     def _set(self, module: nn.Module) -> None:

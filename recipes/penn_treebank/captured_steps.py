@@ -9,7 +9,7 @@ which units there are) is a number in the captured step, so the step is captured
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -76,14 +76,25 @@ class CapturedSteps:
             self._is_warm = False
             self.optimizer.zero_grad()
 
-    def run(self, count: int) -> None:
-        """Train on the next ``count`` segments of full length."""
+    def run(self, count: int, is_asked: Callable[[], bool] = bool) -> int:
+        """Train on the next ``count`` segments of full length.
+
+        Args:
+            count: how many.
+            is_asked: whether to stop, looked at after each step where steps are not captured.
+
+        Returns:
+            How many it has been.
+        """
         if self.state is None:
             self.state = self._zero_state()
         if not self.is_cuda:
-            for _ in range(count):
+            for done in range(1, count + 1):
                 self._step(self.steps)
-            return
+                if is_asked():
+                    return done
+            return count
+        asked_for = count
         if not self._is_warm:
             with self._aside():
                 for _ in range(min(WARM_UP, count)):
@@ -94,6 +105,7 @@ class CapturedSteps:
             self._graph = self._captured()
         for _ in range(count):
             self._graph.replay()  # type: ignore[union-attr]
+        return asked_for
 
     def finish(self) -> bool:
         """Train on what is left of the text, if anything."""

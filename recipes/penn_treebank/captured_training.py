@@ -24,6 +24,7 @@ CHECKPOINT, EPOCHS = "captured.ckpt", "epochs.jsonl"
 CALLBACKS = (ScaleDropout, RemoveClosedUnits, AverageLate)  # all that the loop knows
 LOOK = 200  # steps between two looks of the host
 EVERY = 2.0  # seconds between two lines of progress
+SAVED = 600.0  # seconds after which a checkpoint is due, for runs that end without being asked
 
 
 class CapturedTraining:
@@ -48,6 +49,7 @@ class CapturedTraining:
         self._told: tuple[Any, ...] = ()  # what the step was captured with
         self._quality: float | None = None
         self._reported = (0, time.monotonic())
+        self._saved = time.monotonic()
         data.setup("fit")
         saved = self._load()
         model.to(self.device).train()
@@ -97,13 +99,18 @@ class CapturedTraining:
 
     def _run_epoch(self) -> None:
         while self.segment < len(self.steps):
-            self._adapt()
+            self._adapt(look=self.step % LOOK == 0 or self.segment == 0)
             count = min(LOOK - self.step % LOOK, len(self.steps) - self.segment)
-            self.steps.run(count)
-            self._count(count)
+            done = self.steps.run(count, lambda: self.is_asked)
+            if done == count:
+                self._count(count)
+            else:  # the next call goes on to the look that was to come
+                self.step, self.segment = self.step + done, self.segment + done
             if self.is_asked:
                 self._save()
                 raise Paused(f"paused after step {self.step}")
+            if time.monotonic() - self._saved > SAVED:
+                self._save()
         self._adapt()
         if self.steps.finish():
             self._count(1)
@@ -129,10 +136,10 @@ class CapturedTraining:
             self.average.take_(self.model)
         self._report(loss)
 
-    def _adapt(self) -> None:
+    def _adapt(self, *, look: bool = True) -> None:
         """Set what the host decides, and have the step captured anew if it is not as before."""
         if self.dropout is not None:
-            self.dropout.scale_(self.model)
+            self.dropout.scale_(self.model, look=look)
         method = self.model.method
         self.steps.progress = 1.0 if method.has_chosen else method.progress
         rates = [round(module.p, 3) for module in self.model.modules() if isinstance(module, torch.nn.Dropout)]
@@ -206,6 +213,7 @@ class CapturedTraining:
         aside = self.folder / f"{CHECKPOINT}.new"
         torch.save(checkpoint, aside)
         aside.replace(self.folder / CHECKPOINT)
+        self._saved = time.monotonic()
 
     def _load(self) -> dict[str, Any] | None:
         """The checkpoint, if there is one, whose weights and widths the model gets."""

@@ -120,25 +120,51 @@ def taught(folder: Path) -> dict[str, Any]:
     return {**base(), "model": {"class_path": name, "init_args": settings}}
 
 
-@pytest.mark.parametrize(("step", "is_taught"), [(7, False), (19, False), (33, False), (19, True)])
+def test_a_run_that_ends_without_being_asked_goes_on_from_its_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(captured_training, "LOOK", 4)
+    monkeypatch.setattr(captured_training, "SAVED", 0.0)
+    config = with_callbacks(base(method=L0, dropout=0.6, gate_learning_rate=0.3), SCALE, REMOVE, AVERAGE)
+    whole = captured_run.train_run(config, tmp_path / "whole", **FIGURES)
+    one_step, done = CapturedSteps._step, 0
+
+    def lost(self: CapturedSteps, length: int) -> None:
+        nonlocal done
+        done += 1
+        if done == 19:
+            raise MemoryError
+        one_step(self, length)
+
+    monkeypatch.setattr(CapturedSteps, "_step", lost)
+    with pytest.raises(MemoryError):
+        captured_run.train_run(config, tmp_path / "parts", **FIGURES)
+    parts = captured_run.train_run(config, tmp_path / "parts", **FIGURES)
+    assert done == 19 + whole["steps"] - 16  # three steps after the last look were lost
+    assert parts["figures"] == whole["figures"]
+    for name, weight in weights(whole).items():
+        assert torch.equal(weights(parts)[name], weight)
+
+
+@pytest.mark.parametrize(("step", "is_taught"), [(7, False), (18, False), (33, False), (19, True)])
 def test_a_pause_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, is_taught: bool) -> None:
     monkeypatch.setattr(captured_training, "LOOK", 4)
-    config = taught(tmp_path) if is_taught else with_callbacks(base(method=L0), SCALE, REMOVE, AVERAGE)
+    config = taught(tmp_path) if is_taught else with_callbacks(base(method=L0, dropout=0.6, gate_learning_rate=0.3), SCALE, REMOVE, AVERAGE)
     whole = captured_run.train_run(config, tmp_path / "whole", **FIGURES)
-    run, done = CapturedSteps.run, 0
+    one_step, done = CapturedSteps._step, 0
 
-    def interrupted(self: CapturedSteps, count: int) -> None:
+    def interrupted(self: CapturedSteps, length: int) -> None:
         nonlocal done
-        run(self, count)
-        done += count
-        if done >= step:
+        one_step(self, length)
+        done += 1
+        if done == step:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(CapturedSteps, "run", interrupted)
-    with pytest.raises(Paused, match="paused after step"):
+    monkeypatch.setattr(CapturedSteps, "_step", interrupted)
+    with pytest.raises(Paused, match=f"paused after step {step}"):
         captured_run.train_run(config, tmp_path / "parts", **FIGURES)
     assert not (tmp_path / "parts" / "result.json").exists()
-    monkeypatch.setattr(CapturedSteps, "run", run)
+    monkeypatch.setattr(CapturedSteps, "_step", one_step)
     parts = captured_run.train_run(config, tmp_path / "parts", **FIGURES)
     for key in ("figures", "widths", "steps"):
         assert parts[key] == whole[key]
