@@ -110,6 +110,11 @@ def test_the_average_is_what_is_evaluated_and_kept(tmp_path: Path, monkeypatch: 
     assert plain["quality"] != pytest.approx(ours["quality"], abs=1e-2)  # else the test could not tell
 
 
+def pruned_by_and_by() -> dict[str, Any]:
+    """A configuration whose gates close one after the other, and whose dropout follows."""
+    return with_callbacks(base(method=L0, dropout=0.6, gate_learning_rate=0.3), SCALE, REMOVE, AVERAGE)
+
+
 def taught(folder: Path) -> dict[str, Any]:
     """The configuration of a network that learns from itself and another, on a text with noise."""
     for name, width in {"itself": 5, "other": 9}.items():
@@ -125,7 +130,7 @@ def test_a_run_that_ends_without_being_asked_goes_on_from_its_last_checkpoint(
 ) -> None:
     monkeypatch.setattr(captured_training, "LOOK", 4)
     monkeypatch.setattr(captured_training, "SAVED", 0.0)
-    config = with_callbacks(base(method=L0, dropout=0.6, gate_learning_rate=0.3), SCALE, REMOVE, AVERAGE)
+    config = pruned_by_and_by()
     whole = captured_run.train_run(config, tmp_path / "whole", **FIGURES)
     one_step, done = CapturedSteps._step, 0
 
@@ -149,7 +154,7 @@ def test_a_run_that_ends_without_being_asked_goes_on_from_its_last_checkpoint(
 @pytest.mark.parametrize(("step", "is_taught"), [(7, False), (18, False), (33, False), (19, True)])
 def test_a_pause_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, is_taught: bool) -> None:
     monkeypatch.setattr(captured_training, "LOOK", 4)
-    config = taught(tmp_path) if is_taught else with_callbacks(base(method=L0, dropout=0.6, gate_learning_rate=0.3), SCALE, REMOVE, AVERAGE)
+    config = taught(tmp_path) if is_taught else pruned_by_and_by()
     whole = captured_run.train_run(config, tmp_path / "whole", **FIGURES)
     one_step, done = CapturedSteps._step, 0
 
