@@ -76,7 +76,7 @@ class CapturedSteps:
             self._is_warm = False
             self.optimizer.zero_grad()
 
-    def run(self, count: int, is_asked: Callable[[], bool] = bool) -> int:
+    def run(self, count: int, is_asked: Callable[[], bool] = lambda: False) -> int:
         """Train on the next ``count`` segments of full length.
 
         Args:

@@ -233,6 +233,9 @@ class CapturedTraining:
         for callback in self._callbacks():
             callback.load_state_dict(saved["callbacks"][type(callback).__name__])
         self.step, self.epoch, self.segment, self._before = saved["place"]
+        if (self.folder / EPOCHS).is_file():  # without the epochs after the checkpoint, which come again
+            rows = [row for row in self.history() if row["epoch"] <= self.epoch]
+            replace(self.folder / EPOCHS, "".join(f"{json.dumps(row)}\n" for row in rows))
         state, position, loss = saved["text"]
         self.steps.state = tree_map(lambda part: part.to(self.device), state)
         self.steps.position.copy_(position)
