@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from l0rnn.cross_entropy import cross_entropy
 from l0rnn.layers import GatedRecurrence, RaggedRNN
-from l0rnn.layers.recurrent_dropout import RecurrentDropout, run_layers
+from l0rnn.layers.recurrent_dropout import RecurrentDropout, is_stack_of_layers, run_layers
+from l0rnn.layers.rounded_lstm import may_round
 from l0rnn.onednn import column_major_, run_recurrent
 from l0rnn.wiring import Wiring, reads
 
@@ -125,7 +126,8 @@ class LanguageModel(nn.Module):
         vectors = dropout.of_units(vectors, self.dropout.p)
         if isinstance(self.encoder, GatedRecurrence):
             self.encoder.recurrent_dropout = dropout
-        if dropout.acts() and not isinstance(self.encoder, GatedRecurrence):
+            output, state = self.encoder(vectors, state)
+        elif dropout.acts() or (may_round(vectors) and is_stack_of_layers(self.encoder)):
             output, state = run_layers(self.encoder, dropout, vectors, state)
         else:
             output, state = self.encoder(vectors, state)

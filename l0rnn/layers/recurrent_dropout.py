@@ -55,6 +55,20 @@ class RecurrentDropout:
         return nn.functional.dropout(weight, self.weights) if self.weights else weight
 
 
+def is_stack_of_layers(encoder: nn.Module) -> bool:
+    """Whether `run_layers` can run it.
+
+    Example:
+        >>> is_stack_of_layers(nn.LSTM(3, 5, num_layers=2)), is_stack_of_layers(nn.LSTM(3, 5, bidirectional=True))
+        (True, False)
+    """
+    stack: Any = encoder
+    is_ragged = isinstance(encoder, RaggedRNN)
+    if not (is_ragged or type(encoder) in (nn.LSTM, nn.GRU)) or stack.bidirectional or stack.batch_first:
+        return False
+    return not (stack.proj_sizes if is_ragged else stack.proj_size)
+
+
 def run_layers(encoder: nn.Module, dropout: RecurrentDropout, data: Tensor, state: Any = None) -> tuple[Tensor, Any]:
     """Run a stack of torch layers in training, with this dropout; otherwise as calling it.
 
@@ -72,17 +86,13 @@ def run_layers(encoder: nn.Module, dropout: RecurrentDropout, data: Tensor, stat
         >>> output.shape, h.shape
         (torch.Size([7, 2, 5]), torch.Size([2, 2, 5]))
     """
-    is_ragged = isinstance(encoder, RaggedRNN)
-    stack: Any = encoder
-    if (
-        not (is_ragged or type(encoder) in (nn.LSTM, nn.GRU))
-        or (stack.bidirectional or stack.batch_first)
-        or (stack.proj_sizes if is_ragged else stack.proj_size)
-    ):
+    if not is_stack_of_layers(encoder):
         raise ValueError(
             "`locked_dropout` and `weight_dropout` must be for LSTM or GRU layers in one direction, time first and "
             f"without projections, got {encoder}; leave them out"
         )
+    is_ragged = isinstance(encoder, RaggedRNN)
+    stack: Any = encoder
     layers = [(row[0], 0) for row in stack.layers] if is_ragged else [(stack, i) for i in range(stack.num_layers)]
     parts = _parts(state, [layer for layer, _ in layers], data)
     finals = []
