@@ -52,7 +52,13 @@ class RecurrentDropout:
 
     def of_weight(self, weight: Tensor) -> Tensor:
         """Drop weights from hidden to hidden units."""
-        return nn.functional.dropout(weight, self.weights) if self.weights else weight
+        if not self.weights:
+            return weight
+        if weight.device.type != "cpu":
+            return nn.functional.dropout(weight, self.weights)
+        # as above, but for a large matrix torch draws uniform numbers much faster than ones and zeros
+        kept = 1 - self.weights
+        return weight * torch.rand_like(weight).ge_(self.weights).mul_(1 / kept if kept else 0.0)
 
 
 def is_stack_of_layers(encoder: nn.Module) -> bool:
