@@ -8,15 +8,12 @@ before; that matters only when a unit closed in one segment opens in the next, w
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from l0rnn.layers.kernels import call_kernel
-
-if TYPE_CHECKING:
-    from l0rnn.layers.gated_recurrence import GatedRecurrence
 
 # Below this share of the multiply-adds, gathering weights costs less than computing closed units
 # (recipes/penn_treebank/step_time.py).
@@ -47,11 +44,11 @@ class OpenUnits:
     """Which units of a gated stack are open in this pass, and what computing only those would cost.
 
     Args:
-        layer: the gated stack; its gates have been drawn.
+        layer: the stack, a `GatedRecurrence`; its gates have been drawn.
         input_values: gates of its input, `(feature,)`, or None.
     """
 
-    def __init__(self, layer: GatedRecurrence, input_values: Tensor | None) -> None:
+    def __init__(self, layer: Any, input_values: Tensor | None) -> None:
         self.layer = layer
         keys = layer.layer_keys()
         directions = 2 if layer.bidirectional else 1
@@ -65,7 +62,7 @@ class OpenUnits:
             self.positions.append([open_positions(value, at_least=width) for value in values])
 
     @staticmethod
-    def may_pay(layer: GatedRecurrence, data: Tensor, sequences: int) -> bool:
+    def may_pay(layer: Any, data: Tensor, sequences: int) -> bool:
         """Whether to look which units are open; there must be gates on all units, and no projection."""
         if layer.proj_size or not all(key in layer.gates for key in layer.layer_keys()):
             return False
