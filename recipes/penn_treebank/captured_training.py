@@ -80,6 +80,7 @@ class CapturedTraining:
             Paused: if the process was asked to stop by a signal; a checkpoint has been written.
             FloatingPointError: if the loss is not finite.
         """
+        self._reported = (self.step, time.monotonic())
         asked = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             while self.epoch < self.trainer.max_epochs:

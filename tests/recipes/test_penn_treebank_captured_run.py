@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -181,6 +182,37 @@ def test_a_pause_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.delattr(CapturedSteps, "run")
     again = captured_run.train_run(config, tmp_path / "parts", **FIGURES)
     assert {**again, "training_seconds": None} == {**parts, "training_seconds": None}
+
+
+def test_steps_before_a_pause_are_not_told_as_fast_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(captured_training, "LOOK", 4)
+    monkeypatch.setattr(captured_training, "EVERY", 0.0)
+    seconds, rates = itertools.count(), []
+    monkeypatch.setattr(captured_training.time, "monotonic", lambda: float(next(seconds)))
+    write = captured_training.replace
+
+    def told(path: Path, text: str) -> None:
+        if path.name == captured_training.PROGRESS:
+            rates.append(json.loads(text)["steps_per_second"])
+        write(path, text)
+
+    monkeypatch.setattr(captured_training, "replace", told)
+    one_step, done = CapturedSteps._step, 0
+
+    def interrupted(self: CapturedSteps, length: int) -> None:
+        nonlocal done
+        one_step(self, length)
+        done += 1
+        if done == 33:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(CapturedSteps, "_step", interrupted)
+    with pytest.raises(Paused):
+        captured_run.train_run(base(), tmp_path, **FIGURES)
+    before = len(rates)
+    captured_run.train_run(base(), tmp_path, **FIGURES)
+    assert len(rates) > before > 0
+    assert max(rates) <= 4  # a look every four steps, and no two in one second
 
 
 @pytest.mark.parametrize(
