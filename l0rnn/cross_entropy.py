@@ -53,7 +53,7 @@ class _CrossEntropy(Function):
             given, place = torch.log_softmax(logits[part], -1, dtype=exact), targets[part, None]
             loss -= given.gather(1, place).sum()
             gradient = given.exp_().scatter_add_(1, place, given.new_full(place.shape, -1.0))
-            gradients[part] = gradient.div_(tokens)
+            torch.div(gradient, tokens, out=gradients[part])
         ctx.save_for_backward(gradients)
         return loss / tokens
 
