@@ -1,7 +1,7 @@
 """An LSTM layer for training on a CPU whose matrix products round their factors to bfloat16.
 
 ``torch.set_float32_matmul_precision("medium")`` lets a matrix product do that, and a CPU with AMX or AVX-512 BF16 is
-then several times as fast. Torch's recurrent kernel for the CPU does not follow it. This one does: the products over
+then faster. Torch's recurrent kernel for the CPU does not follow it. This one does: the products over
 all steps are torch's own, and each step has one more, with weights that are rounded once for all of them. A loop over
 time is no loss here, for torch's kernel has one inside too, and a step of some hundred units takes far longer than
 starting it.
