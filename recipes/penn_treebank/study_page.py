@@ -17,7 +17,16 @@ from recipes.pages import replaced
 from recipes.penn_treebank.performance_page import RESULTS
 
 FOLDER = Path(__file__).parent
-PLANS = ("large_plan", "fine_tune_search", "cpu_plan", "cpu_search", "cpu_40_search", "cpu_tied_plan", "when_search")
+PLANS = (
+    "large_plan",
+    "fine_tune_search",
+    "locked_search",
+    "cpu_plan",
+    "cpu_search",
+    "cpu_40_search",
+    "cpu_tied_plan",
+    "when_search",
+)
 BENCHMARKS = ("bench_cpu", "bench_trained")
 HISTORIES = {  # result → epochs that are shown
     "cpu_40_search_l0-more-dropout": (2, 4, 6, 8, 10, 12, 16, 20),
@@ -25,6 +34,7 @@ HISTORIES = {  # result → epochs that are shown
     "when_search_l0-late": tuple(range(1, 9)),
     "fine_tune_search_taught-by-two-noise-less-dropout": tuple(range(1, 10)),
     "large_plan_dense": (5, 10, 15, 20, 25, 30, 40, 55),
+    "large_plan_l0-tied-locked": (1, 2, 3, 4, 5, 7, 9, 10, 15, 20, 28, 30, 35, 40, 45, 50, 55, 60),
     "large_plan_l0-6-m-weights": (5, 10, 15, 20, 23, 24, 25, 30, 40, 55),
 }
 
@@ -64,7 +74,7 @@ def history_table(result: Mapping[str, Any], epochs: Sequence[int]) -> str:
             density = f"{row['density']:.1%}" if "density" in row else ""
             price = ", ".join(f"{value:.2f}" for name, value in row.items() if name.split("/")[0] == "price")
             valid = row.get("valid/perplexity", "")
-            cells = [row["epoch"], f"{row['learning_rate']:.2f}", f"{rate:.0f}", kept, density, price]
+            cells = [row["epoch"], f"{row['learning_rate']:.2f}", f"{rate:.2g}" if rate < 1 else f"{rate:.0f}", kept, density, price]
             lines.append(f"| {' | '.join(map(str, cells))} | {row['train/loss']:.3f} | {valid} |")
     return "\n".join(lines)
 
