@@ -69,12 +69,13 @@ def history_table(result: Mapping[str, Any], epochs: Sequence[int]) -> str:
     for row in result["history"]:
         if row["epoch"] in epochs:
             last = before.get(row["epoch"], {"step": 0, "seconds": 0.0})
-            rate = (row["step"] - last["step"]) / (row["seconds"] - last["seconds"])
+            pace = (row["step"] - last["step"]) / (row["seconds"] - last["seconds"])
+            rate = f"{pace:.1g}" if pace < 1 else f"{pace:.0f}"
             kept = ", ".join(str(round(units)) for name, units in row.items() if name.startswith("kept/"))
             density = f"{row['density']:.1%}" if "density" in row else ""
             price = ", ".join(f"{value:.2f}" for name, value in row.items() if name.split("/")[0] == "price")
             valid = row.get("valid/perplexity", "")
-            cells = [row["epoch"], f"{row['learning_rate']:.2f}", f"{rate:.2g}" if rate < 1 else f"{rate:.0f}", kept, density, price]
+            cells = [row["epoch"], f"{row['learning_rate']:.2f}", rate, kept, density, price]
             lines.append(f"| {' | '.join(map(str, cells))} | {row['train/loss']:.3f} | {valid} |")
     return "\n".join(lines)
 
