@@ -52,6 +52,7 @@ class Settings:
         threads: CPU thread counts.
         runtimes: as `l0rnn.bench.benchmark` takes them.
         seconds: on each figure of the large networks, over all rounds; the small ones get more rounds.
+        tied: whether embedding and decoder of the small ones share their weight.
     """
 
     vocabulary: int = 10_000
@@ -62,6 +63,7 @@ class Settings:
     threads: tuple[int, ...] = (1,)
     runtimes: tuple[str, ...] = ("torch",)
     seconds: float = 0.3
+    tied: bool = False
 
 
 class ByHand(nn.Module):
@@ -91,9 +93,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, os.cpu_count() or 1}))
     parser.add_argument("--runtimes", nargs="+", default=installed_runtimes(), help="default: all that are installed")
     parser.add_argument("--seconds", type=float, default=Settings.seconds)
+    parser.add_argument("--tied", action="store_true", help="the small ones share one weight; not for by_hand")
     parser.add_argument("--only", nargs="+", choices=KINDS, default=list(KINDS), help="of the three benchmarks")
     parser.add_argument("--out", type=Path, required=True, help="JSON file; the others lie beside it")
     options = parser.parse_args()
+    if options.tied and "by_hand" in options.only:
+        parser.error("`--tied` must go without by_hand, whose torch layers are untied; name the others with `--only`")
     settings = Settings(
         options.vocabulary,
         tuple(options.dense),
@@ -103,6 +108,7 @@ def main() -> None:
         tuple(options.threads),
         tuple(options.runtimes),
         options.seconds,
+        options.tied,
     )
     for kind, report in measure(settings, only=options.only).items():
         path = report_path(options.out, kind)
@@ -118,7 +124,7 @@ def measure(settings: Settings, *, only: Sequence[str] = KINDS) -> dict[str, Ben
     """The benchmarks asked for."""
     torch.manual_seed(0)
     dense = _model(settings.vocabulary, settings.dense)
-    small = {name_of(widths): _model(settings.vocabulary, widths) for widths in settings.small}
+    small = {name_of(widths): _model(settings.vocabulary, widths, tied=settings.tied) for widths in settings.small}
 
     def make_inputs(batch: int, steps: int) -> tuple[Tensor]:
         return (torch.randint(settings.vocabulary, (steps, batch)),)
@@ -188,9 +194,9 @@ def installed_runtimes() -> list[str]:
     return [name for name in RUNTIMES if name != STREAMER and importlib.util.find_spec(name) is not None]
 
 
-def _model(vocabulary: int, widths: Sequence[int]) -> LanguageModel:
+def _model(vocabulary: int, widths: Sequence[int], *, tied: bool = False) -> LanguageModel:
     embedding, *layers = widths
-    return LanguageModel(vocabulary, embedding, layers, num_layers=len(layers)).eval()
+    return LanguageModel(vocabulary, embedding, layers, num_layers=len(layers), tied=tied).eval()
 
 
 def _widths(text: str) -> tuple[int, ...]:

@@ -99,6 +99,22 @@ def test_the_command_writes_three_reports(tmp_path: Path, monkeypatch, capsys, r
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bench.json", "bench_by_hand.json", "bench_steps.json"]
 
 
+def test_tied_networks_are_measured_and_not_by_hand(tmp_path: Path, monkeypatch, capsys) -> None:
+    asked: list[Settings] = []
+    monkeypatch.setattr(bench_large, "measure", lambda settings, *, only: asked.append(settings) or {})
+    command = ["bench_large", "--small", "8,6,8", "--tied", "--out", str(tmp_path / "bench.json")]
+    monkeypatch.setattr(sys, "argv", [*command, "--only", "large"])
+    bench_large.main()
+    assert asked[0].tied
+    assert not Settings().tied
+    network = bench_large._model(40, (8, 6, 8), tied=True)
+    assert network.decoder.weight is network.embedding.weight
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit):
+        bench_large.main()
+    assert "`--tied` must go without by_hand" in capsys.readouterr().err
+
+
 def test_torch_is_always_among_the_runtimes() -> None:
     assert bench_large.installed_runtimes()[0] == "torch"
 
