@@ -27,11 +27,12 @@ PLANS = (
     "cpu_tied_plan",
     "when_search",
 )
-BENCHMARKS = ("bench_cpu", "bench_trained")
+BENCHMARKS = ("bench_cpu", "bench_trained", "bench_locked")
 HISTORIES = {  # result → epochs that are shown
     "cpu_40_search_l0-more-dropout": (2, 4, 6, 8, 10, 12, 16, 20),
     "cpu_40_search_small-dense-dropout-0-32": (2, 4, 6, 8, 10, 12, 16, 20),
     "when_search_l0-late": tuple(range(1, 9)),
+    "locked_search_averaged-less-dropout": tuple(range(1, 9)),
     "fine_tune_search_taught-by-two-noise-less-dropout": tuple(range(1, 10)),
     "large_plan_dense": (5, 10, 15, 20, 25, 30, 40, 55),
     "large_plan_l0-tied-locked": (1, 2, 3, 4, 5, 7, 9, 10, 15, 20, 28, 30, 35, 40, 45, 50, 55, 60),
