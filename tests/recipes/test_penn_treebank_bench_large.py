@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -107,8 +108,13 @@ def test_tied_networks_are_measured_and_not_by_hand(tmp_path: Path, monkeypatch,
     bench_large.main()
     assert asked[0].tied
     assert not Settings().tied
-    network = bench_large._model(40, (8, 6, 8), tied=True)
-    assert network.decoder.weight is network.embedding.weight
+    monkeypatch.undo()
+    monkeypatch.setattr(measure, "measure_roofline", lambda threads, *, device: roofline.Roofline(threads, ((1, 1e9),), 1e9))
+    sizes = []
+    for tied in (False, True):
+        settings = replace(TINY, small=((8, 6, 8),), tied=tied)
+        sizes.append(bench_large.measure(settings, only=["steps"])["steps"].parameter_bytes["8-6-8"])
+    assert sizes[0] - sizes[1] == 40 * 8 * 4  # one float32 weight less
     monkeypatch.setattr(sys, "argv", command)
     with pytest.raises(SystemExit):
         bench_large.main()
