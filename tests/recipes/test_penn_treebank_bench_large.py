@@ -33,10 +33,14 @@ TINY = Settings(
 )
 
 
+def any_roofline(threads: int, *, device: str) -> roofline.Roofline:
+    return roofline.Roofline(threads, ((1, 1e9),), 1e9)
+
+
 @pytest.fixture(scope="module")
 def reports() -> dict[str, BenchReport]:
     patch = pytest.MonkeyPatch()
-    patch.setattr(measure, "measure_roofline", lambda threads, *, device: roofline.Roofline(threads, ((1, 1e9),), 1e9))
+    patch.setattr(measure, "measure_roofline", any_roofline)
     with patch.context():
         return bench_large.measure(TINY)
 
@@ -109,7 +113,7 @@ def test_tied_networks_are_measured_and_not_by_hand(tmp_path: Path, monkeypatch,
     assert asked[0].tied
     assert not Settings().tied
     monkeypatch.undo()
-    monkeypatch.setattr(measure, "measure_roofline", lambda threads, *, device: roofline.Roofline(threads, ((1, 1e9),), 1e9))
+    monkeypatch.setattr(measure, "measure_roofline", any_roofline)
     sizes = []
     for tied in (False, True):
         settings = replace(TINY, small=((8, 6, 8),), tied=tied)
