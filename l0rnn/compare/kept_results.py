@@ -95,7 +95,7 @@ def results_table(plan: Plan, results: Mapping[tuple[str, int], Mapping[str, Any
         elif "error" in result:
             lines.append(_row([title, f"failed: {str(result['error']).replace('|', '/')}", *[""] * 8]))
         else:
-            figures = [f"{result['quality']:.2f}", f"{result['final']:.2f}", _units(result)]
+            figures = [f"{result['quality']:.2f}", f"{result['final']:.2f}", units_kept(result)]
             sizes = [f"{result[key]:,}" for key in ("parameters", "parameters_without_embedding", "multiply_adds")]
             minutes = f"{result['training_seconds']['wall'] / 60:.1f}"
             kept = "" if first is None else f"{result['multiply_adds'] / first:.1%}"
@@ -103,7 +103,8 @@ def results_table(plan: Plan, results: Mapping[tuple[str, int], Mapping[str, Any
     return "\n".join(lines)
 
 
-def _units(result: Mapping[str, Any]) -> str:
+def units_kept(result: Mapping[str, Any]) -> str:
+    """Widths that are left, in the order of the layers, such as ``130, 301, 332``."""
     return ", ".join(str(width) for width in result["widths"].values())
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from recipes.pages import replaced
-from recipes.penn_treebank import study_page
+from recipes.penn_treebank import study_page, summary_page
 from recipes.squad import results
 
 
@@ -22,12 +24,42 @@ def test_a_page_without_its_marks_is_refused(page: str) -> None:
         replaced(page, "x", "new")
 
 
-@pytest.mark.parametrize("module", [study_page, results])
-def test_the_page_has_the_tables_of_the_committed_results(module: object) -> None:
-    page = module.FOLDER / "README.md"  # type: ignore[attr-defined]
-    before = page.read_text(encoding="utf-8")
+PAGES = [
+    (study_page, study_page.FOLDER / "README.md"),
+    (summary_page, summary_page.FRONT_PAGE),
+    (summary_page, summary_page.RECIPE),
+    (results, results.FOLDER / "README.md"),
+]
+
+
+@pytest.mark.parametrize(
+    ("module", "page"), PAGES, ids=[f"{module.__name__}-{page.parent.name}" for module, page in PAGES]
+)
+def test_the_page_has_the_tables_of_the_committed_results(
+    module: object, page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: dict[Path, str] = {}
+    monkeypatch.setattr(Path, "write_text", lambda path, text, **_: written.update({path: text}))
     module.main()  # type: ignore[attr-defined]
-    after = page.read_text(encoding="utf-8")
-    if after != before:
-        page.write_text(before, encoding="utf-8")
-    assert after == before
+    assert written[page] == page.read_text(encoding="utf-8")
+
+
+def test_the_summary_compares_a_network_with_the_dense_one_of_its_study() -> None:
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in summary_page.whole_table().splitlines()]
+    titles, networks = rows[0], {row[0]: dict(zip(rows[0], row, strict=True)) for row in rows[2:]}
+    assert {len(row) for row in rows} == {len(titles)}
+    assert networks["**2 × 400, dense**"]["kept"] == "100.0%"
+    taught = networks["selection, tied, taught"]
+    assert taught["epochs"] == "20 + 5"
+    adds = [int(networks[name]["multiply-adds"].replace(",", "")) for name in ("**2 × 400, dense**", "selection, 17 %")]
+    assert networks["selection, 17 %"]["kept"] == f"{adds[1] / adds[0]:.1%}"
+
+
+def test_the_front_page_has_the_same_figures_in_fewer_digits() -> None:
+    entries = [entry for study in summary_page.STUDIES for entry in study]
+    lines = summary_page.front_table().splitlines()[2:]
+    shown = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    whole = [line.split(" | ") for line in summary_page.whole_table().splitlines()[2:]]
+    tests = [f"{float(row[2]):.1f}" for row, entry in zip(whole, entries, strict=True) if entry.on_front]
+    assert [row[0] for row in shown] == [entry.name for entry in entries if entry.on_front]
+    assert [row[1] for row in shown] == tests
