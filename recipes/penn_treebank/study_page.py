@@ -36,6 +36,7 @@ HISTORIES = {  # result → epochs that are shown
     "fine_tune_search_taught-by-two-noise-less-dropout": tuple(range(1, 10)),
     "large_plan_dense": (5, 10, 15, 20, 25, 30, 40, 55),
     "large_plan_l0-tied-locked": (1, 2, 3, 4, 5, 7, 9, 10, 15, 20, 28, 30, 35, 40, 45, 50, 55, 60),
+    "large_plan_small-dense-of-the-locked-run-s-widths-20-epochs": (5, 10, 15, 20),
     "large_plan_l0-6-m-weights": (5, 10, 15, 20, 23, 24, 25, 30, 40, 55),
 }
 

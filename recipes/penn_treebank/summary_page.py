@@ -41,6 +41,7 @@ class Entry:
 
 SELECTED, SCRATCH = "large_plan_l0-6-m-weights", "large_plan_small-dense-of-l0-s-widths-dropout-0-4"
 LOCKED, AVERAGED = "large_plan_l0-tied-locked", "locked_search_averaged-less-dropout"
+BRIEF = "large_plan_small-dense-of-the-locked-run-s-widths-20-epochs"
 TAUGHT = "fine_tune_search_"
 SELECTED_WIDTHS, LOCKED_WIDTHS = ("bench_trained", "130-301-332"), ("bench_locked", "277-253-277")
 STUDIES = (  # each against its first network
@@ -48,6 +49,7 @@ STUDIES = (  # each against its first network
         Entry("**2 × 1500, dense**", "large_plan_dense", ("bench_locked", "1500-1500-1500")),
         Entry("selection, tied and locked", LOCKED, LOCKED_WIDTHS),
         Entry("selection, tied and locked, averaged", AVERAGED, LOCKED_WIDTHS, before=LOCKED),
+        Entry("its widths from scratch, in 20 epochs", BRIEF, LOCKED_WIDTHS, on_front=False),
         Entry("selection", SELECTED, SELECTED_WIDTHS),
         Entry("its widths from scratch", SCRATCH, SELECTED_WIDTHS),
         Entry("selection, taught", f"{TAUGHT}taught-by-two-noise-less-dropout", SELECTED_WIDTHS, before=SELECTED),
