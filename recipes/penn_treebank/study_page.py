@@ -27,7 +27,14 @@ PLANS = (
     "cpu_tied_plan",
     "when_search",
 )
-BENCHMARKS = ("bench_cpu", "bench_trained", "bench_locked")
+BENCHMARKS = (
+    "bench_cpu",
+    "bench_cpu_avx2",
+    "bench_cpu_tied_avx2",
+    "bench_trained",
+    "bench_locked",
+    "bench_locked_avx2",
+)
 HISTORIES = {  # result → epochs that are shown
     "cpu_40_search_l0-more-dropout": (2, 4, 6, 8, 10, 12, 16, 20),
     "cpu_40_search_small-dense-dropout-0-32": (2, 4, 6, 8, 10, 12, 16, 20),

@@ -27,14 +27,14 @@ class Entry:
     Attributes:
         name: what the table calls it.
         result: its file in the folder of results.
-        latency: file of a benchmark of its widths, and their name in it; None if they were not timed.
+        latency: file of a benchmark of its widths, and their name in it.
         before: file of the training that it went on from, if it did.
         on_front: whether the front page shows it too.
     """
 
     name: str
     result: str
-    latency: tuple[str, str] | None
+    latency: tuple[str, str]
     before: str | None = None
     on_front: bool = True
 
@@ -44,6 +44,7 @@ LOCKED, AVERAGED = "large_plan_l0-tied-locked", "locked_search_averaged-less-dro
 BRIEF = "large_plan_small-dense-of-the-locked-run-s-widths-20-epochs"
 TAUGHT = "fine_tune_search_"
 SELECTED_WIDTHS, LOCKED_WIDTHS = ("bench_trained", "130-301-332"), ("bench_locked", "277-253-277")
+TIED_WIDTHS, SMALL_WIDTHS = ("bench_cpu_tied_avx2", "195-212-195"), ("bench_cpu_avx2", "252-141-82")
 STUDIES = (  # each against its first network
     (
         Entry("**2 × 1500, dense**", "large_plan_dense", ("bench_locked", "1500-1500-1500")),
@@ -61,19 +62,19 @@ STUDIES = (  # each against its first network
         ),
     ),
     (
-        Entry("**2 × 400, dense**", "cpu_plan_dense", ("bench_cpu", "400-400-400")),
-        Entry("selection, tied, taught", "cpu_tied_plan_l0-distilled", None, before="cpu_tied_plan_l0"),
+        Entry("**2 × 400, dense**", "cpu_plan_dense", ("bench_cpu_avx2", "400-400-400")),
+        Entry("selection, tied, taught", "cpu_tied_plan_l0-distilled", TIED_WIDTHS, before="cpu_tied_plan_l0"),
         Entry(
             "its widths from scratch, tied, taught",
             "cpu_tied_plan_small-dense-distilled",
-            None,
+            TIED_WIDTHS,
             before="cpu_tied_plan_small-dense",
         ),
-        Entry("selection, tied", "cpu_tied_plan_l0", None, on_front=False),
-        Entry("its widths from scratch, tied", "cpu_tied_plan_small-dense", None, on_front=False),
-        Entry("selection, 17 %", "cpu_plan_l0-17", None),
-        Entry("its widths from scratch", "cpu_plan_small-dense-of-l0-s-widths-17", None),
-        Entry("structured magnitude, 17 %", "cpu_plan_structured-magnitude-17", None),
+        Entry("selection, tied", "cpu_tied_plan_l0", TIED_WIDTHS, on_front=False),
+        Entry("its widths from scratch, tied", "cpu_tied_plan_small-dense", TIED_WIDTHS, on_front=False),
+        Entry("selection, 17 %", "cpu_plan_l0-17", SMALL_WIDTHS),
+        Entry("its widths from scratch", "cpu_plan_small-dense-of-l0-s-widths-17", SMALL_WIDTHS),
+        Entry("structured magnitude, 17 %", "cpu_plan_structured-magnitude-17", ("bench_cpu_avx2", "222-207-68")),
     ),
 )
 
@@ -132,8 +133,6 @@ def _training(result: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _speedups(entry: Entry) -> list[str]:
-    if entry.latency is None:
-        return [""] * len(SIZES)
     file, network = entry.latency
     report = BenchReport.from_json((RESULTS / f"{file}.json").read_text(encoding="utf-8"))
     return [f"{report.speedup(network, *size):.1f}×" for size in SIZES]
