@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from l0rnn.language_model import LanguageModel
 from l0rnn.layers import GatedGRU, GatedLSTM, kernels, rounded_lstm
+from tests.networks import skip_without_bfloat16
 
 SIZES = [(1, 1, 8, 9), (2, 1, 3, 12), (7, 4, 6, 3), (12, 3, 1, 9)]  # steps, sequences, features, units
 
@@ -168,7 +169,12 @@ def test_other_encoders_run_as_they_are(calls: list[int]) -> None:
 def test_nobody_gets_it_unasked(asked: str, calls: list[int]) -> None:
     torch.set_float32_matmul_precision(asked)
     GatedLSTM(3, 6)(torch.randn(5, 2, 3))
-    torch.set_float32_matmul_precision("medium")
+    assert calls == []
+
+
+@pytest.mark.usefixtures("rounds")
+def test_autocast_is_left_to_torch(calls: list[int]) -> None:
+    skip_without_bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
         GatedLSTM(3, 6)(torch.randn(5, 2, 3))
     assert calls == []
