@@ -85,21 +85,21 @@ def results_table(plan: Plan, results: Mapping[tuple[str, int], Mapping[str, Any
         | dense |  |  |  |  |  |  |  |  |  |
     """
     titles = ["run", plan.quality, plan.final, "units kept", "parameters", "without embedding", "multiply-adds"]
-    lines = [_row([*titles, "kept", "training, min", "device"]), "|---" * 10 + "|"]
+    lines = [table_row([*titles, "kept", "training, min", "device"]), "|---" * 10 + "|"]
     first = results.get((plan.runs[0].name, plan.runs[0].seed), {}).get("multiply_adds")
     several = len({run.seed for run in plan.runs}) > 1
     for run in plan.runs:
         title, result = run.title if several else run.name, results.get((run.name, run.seed))
         if result is None:
-            lines.append(_row([title, *[""] * 9]))
+            lines.append(table_row([title, *[""] * 9]))
         elif "error" in result:
-            lines.append(_row([title, f"failed: {str(result['error']).replace('|', '/')}", *[""] * 8]))
+            lines.append(table_row([title, f"failed: {str(result['error']).replace('|', '/')}", *[""] * 8]))
         else:
             figures = [f"{result['quality']:.2f}", f"{result['final']:.2f}", units_kept(result)]
             sizes = [f"{result[key]:,}" for key in ("parameters", "parameters_without_embedding", "multiply_adds")]
             minutes = f"{result['training_seconds']['wall'] / 60:.1f}"
             kept = "" if first is None else f"{result['multiply_adds'] / first:.1%}"
-            lines.append(_row([title, *figures, *sizes, kept, minutes, str(result.get("device", ""))]))
+            lines.append(table_row([title, *figures, *sizes, kept, minutes, str(result.get("device", ""))]))
     return "\n".join(lines)
 
 
@@ -108,5 +108,6 @@ def units_kept(result: Mapping[str, Any]) -> str:
     return ", ".join(str(width) for width in result["widths"].values())
 
 
-def _row(cells: Sequence[str]) -> str:
+def table_row(cells: Sequence[str]) -> str:
+    """A row of a Markdown table."""
     return f"| {' | '.join(cells)} |"

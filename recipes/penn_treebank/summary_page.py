@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from l0rnn.bench_report import BenchReport
-from l0rnn.compare.kept_results import units_kept
+from l0rnn.compare.kept_results import table_row, units_kept
 from recipes.pages import replaced
 from recipes.penn_treebank.performance_page import RESULTS
 
@@ -44,7 +44,8 @@ LOCKED, AVERAGED = "large_plan_l0-tied-locked", "locked_search_averaged-less-dro
 BRIEF = "large_plan_small-dense-of-the-locked-run-s-widths-20-epochs"
 TAUGHT = "fine_tune_search_"
 SELECTED_WIDTHS, LOCKED_WIDTHS = ("bench_trained", "130-301-332"), ("bench_locked", "277-253-277")
-TIED_WIDTHS, SMALL_WIDTHS = ("bench_cpu_tied_avx2", "195-212-195"), ("bench_cpu_avx2", "252-141-82")
+TIED_WIDTHS = ("bench_cpu_tied_avx2", "195-212-195")
+MIDDLE_WIDTHS, SMALL_WIDTHS = ("bench_cpu_avx2", "387-232-176"), ("bench_cpu_avx2", "252-141-82")
 STUDIES = (  # each against its first network
     (
         Entry("**2 × 1500, dense**", "large_plan_dense", ("bench_locked", "1500-1500-1500")),
@@ -72,6 +73,8 @@ STUDIES = (  # each against its first network
         ),
         Entry("selection, tied", "cpu_tied_plan_l0", TIED_WIDTHS, on_front=False),
         Entry("its widths from scratch, tied", "cpu_tied_plan_small-dense", TIED_WIDTHS, on_front=False),
+        Entry("selection, 40 %", "cpu_plan_l0-40", MIDDLE_WIDTHS),
+        Entry("its widths from scratch", "cpu_plan_small-dense-of-l0-s-widths-40", MIDDLE_WIDTHS),
         Entry("selection, 17 %", "cpu_plan_l0-17", SMALL_WIDTHS),
         Entry("its widths from scratch", "cpu_plan_small-dense-of-l0-s-widths-17", SMALL_WIDTHS),
         Entry("structured magnitude, 17 %", "cpu_plan_structured-magnitude-17", ("bench_cpu_avx2", "222-207-68")),
@@ -92,7 +95,7 @@ def front_table() -> str:
     for entry, result, share in _results():
         if entry.on_front:
             weights = f"{result['parameters'] / 1e6:.1f} M"
-            lines.append(_row([entry.name, f"{result['final']:.1f}", weights, f"{share:.1%}", *_speedups(entry)]))
+            lines.append(table_row([entry.name, f"{result['final']:.1f}", weights, f"{share:.1%}", *_speedups(entry)]))
     return "\n".join(lines)
 
 
@@ -106,7 +109,7 @@ def whole_table() -> str:
         trained = [*([] if entry.before is None else [_read(entry.before)]), result]
         training = [" + ".join(cells) for cells in zip(*map(_training, trained), strict=True)]
         kept = [units_kept(result), *sizes, f"{share:.1%}"]
-        lines.append(_row([entry.name, *quality, *kept, *_speedups(entry), *training]))
+        lines.append(table_row([entry.name, *quality, *kept, *_speedups(entry), *training]))
     return "\n".join(lines)
 
 
@@ -143,11 +146,7 @@ def _speedup_titles() -> list[str]:
 
 
 def _head(titles: Sequence[str]) -> list[str]:
-    return [_row(titles), "|---" * len(titles) + "|"]
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+    return [table_row(titles), "|---" * len(titles) + "|"]
 
 
 if __name__ == "__main__":

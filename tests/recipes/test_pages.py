@@ -36,7 +36,7 @@ PAGES = [
     ("module", "page"), PAGES, ids=[f"{module.__name__}-{page.parent.name}" for module, page in PAGES]
 )
 def test_the_page_has_the_tables_of_the_committed_results(
-    module: object, page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    module: object, page: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: dict[Path, str] = {}
     monkeypatch.setattr(Path, "write_text", lambda path, text, **_: written.update({path: text}))
