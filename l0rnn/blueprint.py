@@ -23,7 +23,7 @@ from l0rnn.axes import (
 from l0rnn.layers.ragged_rnn import RaggedRNN
 from l0rnn.layers.recurrent import recurrent_output_keys, recurrent_parameter_name, recurrent_sizes
 from l0rnn.wiring import OUTSIDE, Wiring
-from l0rnn.wiring_checks import check_names, described_layers
+from l0rnn.wiring_checks import check_names, check_parameter, described_layers, shared_elsewhere
 
 # layers that hand each unit on by itself, so their output has the axes of their input
 ELEMENTWISE = (
@@ -123,7 +123,9 @@ class _Draughtsman:
             (
                 name
                 for name in self.wiring.reads
-                if isinstance(self.modules[name], nn.Linear) and self.modules[name].weight is module.weight
+                if isinstance(self.modules[name], nn.Linear)
+                and self.modules[name].weight is module.weight
+                and not self.wiring.is_fixed(name)
             ),
             None,
         )
@@ -211,10 +213,11 @@ class _Draughtsman:
         key: str = "",
         parameter: str = "",
     ) -> None:
-        names = dimensions(pattern)
+        names, parameter = dimensions(pattern), parameter or kind
+        check_parameter(self.modules[layer], layer, parameter)
         along = {name: axes[name] for name in names if name != "gate"}
         gates = GATES_PER_CELL[str(self.modules[layer].mode)] if "gate" in names else 1
-        self.blueprint.weights.append(Weight(layer, kind, key, parameter or kind, pattern, along, gates))
+        self.blueprint.weights.append(Weight(layer, kind, key, parameter, pattern, along, gates))
 
     def _add_recurrent_weights(self, layer: str, module: nn.Module) -> None:
         previous = self._inputs(layer)
@@ -247,6 +250,12 @@ class _Draughtsman:
                 for axis, is_scaled in zip(self.blueprint.inputs[layer], prescaled, strict=True):
                     if is_scaled:
                         self._fix(axis, f"{layer!r} reads it from a tied embedding, whose weight cannot take its gates")
+        described = [weight.name for weight in self.blueprint.weights]
+        described += [f"{embedding}.weight" for embedding in self.blueprint.tied]
+        shared = shared_elsewhere(self.network, self.wiring, described)
+        for weight in self.blueprint.weights:
+            for axis in {axis for axes in weight.axes.values() for axis in axes if weight.name in shared}:
+                self._fix(axis, f"{shared[weight.name]!r}, which the wiring does not describe, shares {weight.name!r}")
         inner = {f"{axis.layer}.{key}" for axis in self.blueprint.axes.values() for key in self._inner_keys(axis.layer)}
         for axis in list(self.blueprint.axes.values()):
             if axis.name not in read | inner:

@@ -39,6 +39,13 @@ formats
 
 Every export is run against the model before it is moved to its place.
 """
+OPTIONS = {  # option of `export` → its argument of the Python function, and the formats that have it
+    "text": ("text", ("int8",)),
+    "tolerance": ("tolerance", ("int8",)),
+    "opset": ("opset", ("onnx", "int8")),
+    "length": ("length", ("program",)),
+    "compile": ("compiled", ("program",)),
+}
 LIGHTNING_COMMANDS = ("fit", "validate", "test", "predict")
 
 
@@ -114,10 +121,10 @@ def _add_export(commands: Any) -> None:
     parser.add_argument(
         "--text", type=Path, help="int8: text to measure perplexity on (default: text of its own making)"
     )
-    parser.add_argument("--tolerance", type=float, default=0.1, help="int8: largest loss of quality (default: 0.1)")
-    parser.add_argument("--opset", type=int, default=20, help="onnx, int8: version of the operators (default: 20)")
-    parser.add_argument("--length", type=int, default=1, help="program: its fixed number of time steps (default: 1)")
-    parser.add_argument("--compile", action="store_true", help="program: compile it too, with AOTInductor")
+    parser.add_argument("--tolerance", type=float, help="int8: largest loss of quality (default: 0.1)")
+    parser.add_argument("--opset", type=int, help="onnx, int8: version of the operators (default: 20)")
+    parser.add_argument("--length", type=int, help="program: its fixed number of time steps (default: 1)")
+    parser.add_argument("--compile", action="store_true", default=None, help="program: with AOTInductor, too")
     parser.set_defaults(run=_export)
 
 
@@ -171,26 +178,29 @@ def _shrink(options: argparse.Namespace) -> None:
 def _export(options: argparse.Namespace) -> None:
     from l0rnn import export
 
+    chosen = {name: getattr(options, name) for name in OPTIONS if getattr(options, name) is not None}
+    for name in chosen:
+        if options.format not in OPTIONS[name][1]:
+            formats = " or ".join(OPTIONS[name][1])
+            raise ValueError(f"--{name} is for --format {formats}, got {options.format}; leave it out")
     network, vocabulary, figures = _shrunken(options.model)
     if options.vocabulary is not None:
         vocabulary = export.checked_vocabulary(export.read_json(options.vocabulary))
-    common: dict[str, Any] = {"vocabulary": vocabulary, "figures": figures, "overwrite": options.overwrite}
+    if "text" in chosen:
+        chosen["text"] = export.text_columns(vocabulary, options.text.read_text(encoding="utf-8"))
+    arguments = {OPTIONS[name][0]: value for name, value in chosen.items()}
+    arguments |= {"vocabulary": vocabulary, "figures": figures, "overwrite": options.overwrite}
+    writers = {
+        "native": export.save_dense,
+        "torch": export.export_torch,
+        "onnx": export.export_onnx,
+        "int8": export.export_int8,
+        "program": export.export_program,
+        "executorch": export.export_executorch,
+    }
+    written = writers[options.format](network, options.out, **arguments)
     if options.format == "int8":
-        text = None if options.text is None else options.text.read_text(encoding="utf-8")
-        tokens = None if text is None else export.text_columns(vocabulary, text)
-        quality = {"text": tokens, "tolerance": options.tolerance, "opset": options.opset}
-        print(export.export_int8(network, options.out, **quality, **common))
-    elif options.format == "onnx":
-        export.export_onnx(network, options.out, opset=options.opset, **common)
-    elif options.format == "program":
-        export.export_program(network, options.out, length=options.length, compiled=options.compile, **common)
-    else:
-        writers = {
-            "native": export.save_dense,
-            "torch": export.export_torch,
-            "executorch": export.export_executorch,
-        }
-        writers[options.format](network, options.out, **common)
+        print(written)
     size = sum(path.stat().st_size for path in options.out.iterdir())
     print(f"{options.format} export checked and written to {options.out}, {size:,} bytes")
 

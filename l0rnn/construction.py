@@ -26,6 +26,9 @@ def build(
             fresh[weight.layer] = _empty_layer(modules[weight.layer], weight.layer, blueprint, keep)
         source = modules[weight.layer].get_parameter(weight.parameter)
         _set_weight_(fresh[weight.layer], weight, _cut(source.detach(), weight, blueprint, gates, keep), source)
+    for layer in blueprint.outputs:
+        if layer not in fresh and isinstance(modules[layer], nn.LayerNorm):  # without weights
+            fresh[layer] = _empty_layer(modules[layer], layer, blueprint, keep)
     for embedding, linear in blueprint.tied.items():
         fresh[embedding] = _empty_layer(modules[embedding], embedding, blueprint, keep)
         fresh[embedding].weight = fresh[linear].weight

@@ -14,6 +14,8 @@ from torch.nn.functional import log_softmax
 from l0rnn.cross_entropy import rows_in_cache
 from l0rnn.language_model import next_word_loss
 
+TEACHERS = "teachers"  # where a carried state has those of other networks, which lose no units
+
 
 class DistilledLoss:
     """Next-word loss mixed with the divergence from a teacher's predictions: ``(1 - weight) * loss + weight * KL``.
@@ -72,7 +74,7 @@ class DistilledLoss:
         if self.noise:
             others = tokens.flatten()[torch.randint(tokens.numel(), tokens.shape, device=tokens.device)]
             tokens = torch.where(torch.rand(tokens.shape, device=tokens.device) < self.noise, others, tokens)
-        own, theirs = (None, [None] * len(self.teachers)) if state is None else state
+        own, theirs = (None, [None] * len(self.teachers)) if state is None else (state["student"], state[TEACHERS])
         logits, own = network(tokens, own)
         with torch.no_grad():
             told = [
@@ -85,7 +87,7 @@ class DistilledLoss:
                 )
         predictions = [wanted.flatten(0, 1) for wanted, _ in told]
         loss = _Mixture.apply(logits.flatten(0, 1), targets.flatten(), self.weight, *predictions)
-        return loss, (own, [after for _, after in told])
+        return loss, {"student": own, TEACHERS: [after for _, after in told]}
 
 
 class _Mixture(Function):

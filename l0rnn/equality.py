@@ -16,6 +16,18 @@ TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5}
 HALF_PRECISION_TOLERANCE = 3e-2
 
 
+def as_arguments(example_inputs: Any) -> tuple[Any, ...]:
+    """Positional arguments: a tuple as it is, all else as the only one, also a PackedSequence or other named tuple.
+
+    Example:
+        >>> packed = nn.utils.rnn.pack_sequence([torch.zeros(2, 3)])
+        >>> len(as_arguments((packed, None))), len(as_arguments(packed))
+        (2, 1)
+    """
+    is_plain = isinstance(example_inputs, tuple) and not hasattr(example_inputs, "_fields")
+    return example_inputs if is_plain else (example_inputs,)
+
+
 def compare(
     reference: nn.Module, small: nn.Module, inputs: tuple[Any, ...], tolerance: float | None = None
 ) -> tuple[float, float]:
@@ -39,7 +51,12 @@ def compare(
     dtypes = {parameter.dtype for parameter in reference.parameters()}
     for use_onednn in (True, False):
         with torch.no_grad(), evaluating(reference, small), onednn(use_onednn):
-            expected = reference(*inputs)
+            try:
+                expected = reference(*inputs)
+            except TypeError as error:
+                raise ValueError(
+                    f"`example_inputs` do not fit the network's forward: {error}; give its arguments as a tuple"
+                ) from error
             try:
                 got = small(*inputs)
             except (RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +18,7 @@ from l0rnn.methods import METHODS, Dense, L0Gates, Method
 from l0rnn.objective import Objective, Penalty
 from l0rnn.settings import from_settings, settings_of
 from l0rnn.training import PrunableModule
+from l0rnn.training.resuming import model_in
 
 CLASSES: dict[str, type] = {
     **{method.__name__: method for method in METHODS.values()},
@@ -203,9 +203,12 @@ def load_model(checkpoint: str | Path) -> L0GatedLSTM:
     path = Path(checkpoint)
     if not path.is_file():
         raise FileNotFoundError(f"`checkpoint` {path} does not exist; `l0rnn fit` writes one")
-    try:
-        name = torch.load(path, map_location="cpu", weights_only=True)["l0rnn"]["model"]
-    except (KeyError, TypeError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        # torch's own message advises to load with pickle, which a file from elsewhere must not talk anyone into
-        raise ValueError(f"{path} is not a checkpoint of {' or '.join(MODELS)}, or is damaged") from error
+    name = model_in(path)
+    if name is None:
+        raise ValueError(f"{path} is not a checkpoint of {' or '.join(MODELS)}, or is damaged")
+    if name not in MODELS:
+        raise ValueError(
+            f"`checkpoint` must be of {' or '.join(MODELS)}, got one of {name} in {path}; a shrunken model is loaded "
+            "by `l0rnn.training.shrunken.load_shrunken`, and `l0rnn export` and `l0rnn bench` take its checkpoints"
+        )
     return MODELS[name].load_from_checkpoint(path, map_location="cpu", weights_only=True).eval()

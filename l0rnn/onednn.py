@@ -11,6 +11,7 @@ a matrix with one vector reads them fastest.
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,13 +29,19 @@ MOST_SEQUENCES = 32
 # What a caller asked for with `onednn`, within its own thread and block; torch's switch cannot tell "on" from "asked".
 _asked_for: ContextVar[bool | None] = ContextVar("onednn asked for", default=None)
 
+_lock = threading.Lock()
+_blocks: dict[object, bool] = {}  # what the blocks that are open ask for, the latest last; of all threads
+_outside: tuple[Any, ...] = ()  # torch's flags before the first of them
+
 
 @contextmanager
 def onednn(enabled: bool | None) -> Iterator[None]:
     """Use oneDNN (or not) inside the block, whatever it was before; nothing changes on a build without oneDNN.
 
     With True, l0rnn's layers use oneDNN in the block even where they know a faster way; with False nothing uses it. For
-    an LSTM of one's own that runs single steps, ``with onednn(False)`` is that way.
+    an LSTM of one's own that runs single steps, ``with onednn(False)`` is that way. The switch is torch's own, of the
+    whole process: where blocks of several threads overlap, the latest counts for all of them, and after the last of
+    them the switch is as it was.
 
     Args:
         enabled: whether to use it; None to leave the choice to l0rnn's layers, as outside of any block.
@@ -49,16 +56,40 @@ def onednn(enabled: bool | None) -> Iterator[None]:
         if not torch.backends.mkldnn.is_available():
             yield
             return
-        with warnings.catch_warnings():
-            # torch 2.13 warns about TF32 on Intel GPUs whenever the switch is touched
-            warnings.filterwarnings("ignore", message="TF32 acceleration")
-            before = torch.backends.mkldnn.set_flags(_enabled=enabled is not False)
+        block = _open_block(enabled is not False)
         try:
             yield
         finally:
-            torch.backends.mkldnn.set_flags(*before)
+            _close_block(block)
     finally:
         _asked_for.reset(token)
+
+
+def _open_block(enabled: bool) -> object:
+    global _outside
+    block = object()
+    with _lock:
+        before = _switch(enabled)
+        _outside = _outside if _blocks else before
+        _blocks[block] = enabled
+    return block
+
+
+def _close_block(block: object) -> None:
+    with _lock:
+        del _blocks[block]
+        if _blocks:
+            _switch(next(reversed(_blocks.values())))
+        else:
+            torch.backends.mkldnn.set_flags(*_outside)
+
+
+def _switch(enabled: bool) -> tuple[Any, ...]:
+    """Turn oneDNN on or off; torch's flags as they were."""
+    with warnings.catch_warnings():
+        # torch 2.13 warns about TF32 on Intel GPUs whenever the switch is touched
+        warnings.filterwarnings("ignore", message="TF32 acceleration")
+        return torch.backends.mkldnn.set_flags(_enabled=enabled)  # type: ignore[no-any-return]
 
 
 def run_recurrent(layer: Any, data: Any, state: Any = None) -> tuple[Any, Any]:

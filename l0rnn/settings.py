@@ -43,6 +43,15 @@ def from_settings(settings: Mapping[str, Any], classes: Mapping[str, type]) -> A
         >>> from_settings({"class": "Budget", "density": 0.2}, {"Budget": Budget}).density
         0.2
     """
+    if "class" not in settings and "class_path" in settings:  # what jsonargparse could not build, it hands on
+        path = str(settings["class_path"])
+        kind = classes.get(path.rpartition(".")[2])
+        if kind is None:
+            raise ValueError(f"`class_path` must be of one of {', '.join(classes)}, got {path!r}")
+        raise ValueError(
+            f"`init_args` of {path} do not fit it in name or type, got {dict(settings.get('init_args') or {})}; it "
+            f"takes {', '.join(inspect.signature(kind).parameters)}"
+        )
     name = str(settings.get("class"))
     if name not in classes:
         raise ValueError(f"`class` must be one of {', '.join(classes)}, got {name!r}")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from l0rnn.axes import Blueprint
 from l0rnn.blueprint import draw_blueprint
 from l0rnn.construction import build
-from l0rnn.equality import compare, moved_to
+from l0rnn.equality import as_arguments, compare, moved_to
 from l0rnn.layers import Gates
 from l0rnn.layers.gating import network_gates
 from l0rnn.wiring import Wiring
@@ -148,7 +148,7 @@ def operate(
         reference = network if has_gates else None
     if example_inputs is None:
         raise ValueError("`example_inputs` must be given: the shrunken network is run against the original on them")
-    inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
+    inputs = as_arguments(example_inputs)
     blueprint = draw_blueprint(network, wiring)
     gates = _deterministic_gates(network, blueprint) if gates is None else _checked_gates(gates, blueprint)
     keep = units_to_keep(blueprint, gates, multiple_of=multiple_of)
@@ -183,10 +183,10 @@ def units_to_keep(blueprint: Blueprint, gates: Mapping[str, Tensor], *, multiple
         if name not in blueprint.normalised:  # a closed unit would count in the LayerNorm's mean
             wanted = -(-wanted // multiple_of) * multiple_of
         keep[name] = _widened(values.cpu() > 0, min(wanted, axis.size))
-    for name in keep:
-        if name.endswith("_cell"):
-            projected = int(keep[name.removesuffix("_cell")].sum())
-            keep[name] = _widened(keep[name], max(int(keep[name].sum()), projected + 1))
+    for weight in blueprint.weights:
+        if weight.kind == "weight_hr":
+            (cells,), (units,) = weight.axes["cell"], weight.axes["unit"]
+            keep[cells] = _widened(keep[cells], int(keep[units].sum()) + 1)
     return keep
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
@@ -60,6 +60,48 @@ def check_names(modules: Modules, wiring: Wiring, supported: Types, *, must_read
                 f"`wiring` leaves out {name!r} ({type(module).__name__}); declare what it reads "
                 f"(or, for an Embedding, who reads it), or put it in `fixed` to leave it as it is"
             )
+
+
+def check_parameter(module: nn.Module, layer: str, parameter: str) -> None:
+    """Refuse a layer that computes a weight instead of having it.
+
+    Args:
+        module: the layer.
+        layer: its name.
+        parameter: the weight's name in it.
+
+    Raises:
+        ValueError: if the weight is no parameter of the layer.
+    """
+    try:
+        module.get_parameter(parameter)
+    except AttributeError as error:
+        raise ValueError(
+            f"{layer!r} computes its {parameter!r}, as torch.nn.utils.weight_norm and spectral_norm make it do, so it "
+            "cannot be cut; remove the norm first (torch.nn.utils.remove_weight_norm), or put the layer in `fixed`"
+        ) from error
+
+
+def shared_elsewhere(network: nn.Module, wiring: Wiring, described: Collection[str]) -> dict[str, str]:
+    """Weights that a layer outside the wiring holds too, and goes on reading at their full size.
+
+    Args:
+        network: the network.
+        wiring: its wiring.
+        described: names of the weights that it describes.
+
+    Returns:
+        Weight → name of such a layer.
+    """
+    places = {name: network.get_submodule(name.rpartition(".")[0]) for name in described}
+    known = {(id(module), name.rpartition(".")[2]) for name, module in places.items()}
+    holders: dict[int, str] = {}
+    for holder, module in network.named_modules(remove_duplicate=False):
+        for name, parameter in module.named_parameters(recurse=False):
+            if wiring.is_fixed(holder) or (id(module), name) not in known:
+                holders.setdefault(id(parameter), holder or "network")
+    found = {name: holders.get(id(network.get_parameter(name))) for name in described}
+    return {name: holder for name, holder in found.items() if holder is not None}
 
 
 def _check_existence(modules: Modules, wiring: Wiring) -> None:

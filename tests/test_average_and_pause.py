@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from lightning import Trainer
+from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from l0rnn import L0GatedLSTM
 from l0rnn.export import save_dense
@@ -63,3 +64,62 @@ def test_a_shrunken_network_is_trained_further_from_its_folder(tmp_path: Path) -
         ShrunkenLanguageModel(network, dropout=1.0)
     with pytest.raises(ValueError, match="`decay` must be > 0"):
         ShrunkenLanguageModel(network, decay=0.0)
+
+
+def averaging(path: Path, epochs: int, *more: Any) -> Trainer:
+    options: dict[str, Any] = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary"), False)
+    saver = ModelCheckpoint(path, filename="{epoch}", save_top_k=-1)
+    callbacks = [AverageLate(start=0.3, patience=None), saver, *more]
+    return Trainer(max_epochs=epochs, callbacks=callbacks, accelerator="cpu", **options)
+
+
+def noisy() -> L0GatedLSTM:
+    torch.manual_seed(1)
+    return L0GatedLSTM(WORDS, 6, num_layers=1, dropout=0.0, init_range=None, learning_rate=20.0)
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`", "ignore:The dirpath has changed")
+def test_a_checkpoint_holds_the_average_that_was_evaluated_and_goes_on_with_the_weights(tmp_path: Path) -> None:
+    figures: dict[int, float] = {}
+
+    class Watch(Callback):
+        def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
+            figures[trainer.current_epoch] = float(trainer.callback_metrics["valid/loss"])
+
+    whole = noisy()
+    averaging(tmp_path, 6, Watch()).fit(whole, TinyText(200))
+    for epoch in (3, 4):
+        evaluated = averaging(tmp_path / "again", 6)
+        path = str(tmp_path / f"epoch={epoch}.ckpt")
+        evaluated.validate(noisy(), TinyText(200), ckpt_path=path, weights_only=True)
+        assert float(evaluated.callback_metrics["valid/loss"]) == pytest.approx(figures[epoch], rel=1e-6)
+    resumed = noisy()
+    averaging(tmp_path / "resumed", 6).fit(
+        resumed, TinyText(200), ckpt_path=str(tmp_path / "epoch=3.ckpt"), weights_only=True
+    )
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_a_failed_evaluation_leaves_the_weights(tmp_path: Path) -> None:
+    class Failing(Callback):
+        def on_validation_batch_end(self, trainer: Trainer, pl_module: Any, *args: Any) -> None:
+            if trainer.current_epoch == 3:
+                self.average = pl_module.network.decoder.weight.detach().clone()
+                raise ArithmeticError
+
+    failing = Failing()
+    model = noisy()
+    with pytest.raises(ArithmeticError):
+        averaging(tmp_path, 6, failing).fit(model, TinyText(200))
+    saved = torch.load(tmp_path / "epoch=2.ckpt", weights_only=True)
+    assert (model.network.decoder.weight - failing.average).abs().max() > 1e-3
+    assert saved["epoch"] == 2
+
+
+def test_an_unknown_figure_is_named(tmp_path: Path) -> None:
+    options: dict[str, Any] = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar"), False)
+    with pytest.raises(ValueError, match=r"`monitor` must be a logged figure, .*valid/loss.*, got 'val_loss'"):
+        Trainer(max_epochs=1, callbacks=[AverageLate(monitor="val_loss")], accelerator="cpu", **options).fit(
+            noisy(), TinyText(200)
+        )

@@ -15,7 +15,7 @@ from l0rnn import cross_entropy as losses
 from l0rnn.distillation import DistilledLoss
 from l0rnn.export import save_dense
 from l0rnn.language_model import LanguageModel, next_word_loss
-from l0rnn.training.module import detached
+from l0rnn.training.batches import detached
 from l0rnn.training.shrunken import ShrunkenLanguageModel, load_shrunken
 from tests.tiny_text import WORDS, TinyText
 

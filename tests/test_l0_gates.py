@@ -250,7 +250,7 @@ def test_gating_twice_is_refused() -> None:
 
 def test_a_ragged_stack_is_not_gated() -> None:
     network = nn.Sequential(RaggedRNN("GRU", 3, [[4], [5]]))
-    with pytest.raises(ValueError, match="'0' is a RaggedRNN; only torch's LSTM, GRU and RNN can be gated"):
+    with pytest.raises(ValueError, match="'0' is a RaggedRNN, but only torch's own LSTM, GRU, RNN"):
         gate_network_(network, draw_blueprint(network, Wiring({"0": reads(OUTSIDE)})))
 
 
@@ -298,6 +298,7 @@ def test_the_least_budget_accepted_is_the_cost_of_the_smallest_network(cell: str
         ({"open_probability": 1.0}, r"`open_probability` must be in \(0, 1\)"),
         ({"freeze": 0.0}, r"`freeze` must be a fraction of the training in \(0, 1\], got 0.0"),
         ({"freeze": 1.2}, r"`freeze` must be a fraction of the training in \(0, 1\], got 1.2"),
+        ({"freeze": 0.1}, "`freeze` must be after the `start` of the objective, 0.1, got 0.1"),
         ({"spread": -0.1}, "`spread` must be >= 0, got -0.1"),
     ],
 )
@@ -371,7 +372,7 @@ def test_the_price_follows_the_expected_cost() -> None:
 
 
 def test_without_a_number_of_steps_nothing_freezes() -> None:
-    method = attached(WordTagger("LSTM"), freeze=0.01)
+    method = attached(WordTagger("LSTM"), freeze=0.11)
     for step in range(1, 5):
         method.after_step(step)
     assert method.progress == 0.0

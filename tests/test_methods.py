@@ -220,3 +220,18 @@ def test_the_docstring_is_the_methods_card(name: str) -> None:
     if name != "dense":
         for part in ("Removes:", "Rule:", "Cost at run time:", "Args:", "Reference:", "Example:"):
             assert part in text, f"{METHODS[name].__name__} does not say {part}"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"class_path": "l0rnn.Budget", "init_args": {"desnity": 0.3}},
+            r"`init_args` of l0rnn.Budget do not fit it .*, got \{'desnity': 0.3\}; it takes density, param",
+        ),
+        ({"class_path": "l0rnn.Bugdet"}, "`class_path` must be of one of .*Budget, got 'l0rnn.Bugdet'"),
+    ],
+)
+def test_a_configuration_that_cannot_be_built_names_what_is_wrong(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        from_settings(settings, METHODS | {"Budget": Budget})

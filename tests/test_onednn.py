@@ -370,3 +370,27 @@ class TestTheDecoderOfALanguageModel:
         blueprint = draw_blueprint(gated.network, gated.wiring)
         resize_(gated.network, blueprint, {"encoder.l0": 3})
         assert gated.network.decoder.weight.stride() == (1, 11)
+
+
+def test_blocks_of_threads_that_overlap_leave_the_switch_as_it_was() -> None:
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("this build of torch has no oneDNN")
+    seen: dict[str, bool] = {}
+    is_in, may_leave, has_left = threading.Event(), threading.Event(), threading.Event()
+
+    def first() -> None:
+        with onednn(False):
+            is_in.set()
+            may_leave.wait(10)
+        has_left.set()
+
+    before = torch.backends.mkldnn.enabled
+    thread = threading.Thread(target=first)
+    thread.start()
+    is_in.wait(10)
+    with onednn(False):
+        may_leave.set()
+        has_left.wait(10)
+        seen["inside"] = torch.backends.mkldnn.enabled
+    thread.join()
+    assert (before, seen["inside"], torch.backends.mkldnn.enabled) == (True, False, True)

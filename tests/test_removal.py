@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from l0rnn.blueprint import draw_blueprint
 from l0rnn.cost import cost
+from l0rnn.distillation import TEACHERS
 from l0rnn.layers import Gates
 from l0rnn.layers.gating import gate_network_, network_gates
 from l0rnn.removal import buildable, check_optimizer_state, remove_units_, resize_, resized_shapes
@@ -334,3 +335,63 @@ class TestRefusals:
         gates["right.l0"].freeze_(torch.arange(4) < 2)
         with pytest.raises(ValueError, match=r"'a.weight' and 'b.weight' share a parameter but do not lie on the same"):
             remove_units_(network, draw_blueprint(network, wiring), {"right.l0": torch.arange(4) < 2})
+
+
+class Sharing(nn.Module):
+    """A second reader of the encoder's weights, or of the tied embedding's, that the wiring does not describe."""
+
+    def __init__(self, *, is_tied: bool) -> None:
+        super().__init__()
+        self.embedding, self.encoder, self.decoder = nn.Embedding(11, 6), nn.LSTM(6, 6), nn.Linear(6, 11)
+        self.aside = nn.ModuleList([self.decoder if is_tied else self.encoder])
+        if is_tied:
+            self.decoder.weight = self.embedding.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.decoder(self.encoder(self.embedding(tokens))[0])
+
+
+@pytest.mark.parametrize(
+    ("wiring", "is_tied", "axis", "why"),
+    [
+        (
+            Wiring({"encoder": reads("embedding"), "decoder": reads("encoder")}, fixed=["aside"]),
+            False,
+            "encoder.l0",
+            "'aside.0', which the wiring does not describe, shares 'encoder.weight_ih_l0'",
+        ),
+        (
+            Wiring({"encoder": reads("embedding"), "decoder": reads("encoder")}, fixed=["decoder"]),
+            True,
+            "embedding",
+            "'decoder', which the wiring does not describe, shares 'embedding.weight'",
+        ),
+        (
+            Wiring({"encoder": reads("embedding")}, fixed=["decoder", "aside"]),
+            True,
+            "embedding",
+            "'decoder', which the wiring does not describe, shares 'embedding.weight'",
+        ),
+    ],
+    ids=["a layer", "declared and tied", "tied"],
+)
+def test_weights_that_others_share_stay_whole(wiring: Wiring, is_tied: bool, axis: str, why: str) -> None:
+    network = Sharing(is_tied=is_tied)
+    blueprint = draw_blueprint(network, wiring)
+    assert blueprint.axes[axis].fixed == why
+    assert axis not in [axis.name for axis in blueprint.prunable()]
+    assert cost(blueprint).parameters == sum(parameter.numel() for parameter in network.parameters())
+    gates = {name.name: (torch.arange(name.size) < 2).float() for name in blueprint.prunable()}
+    surgery = operate(network, wiring, gates, example_inputs=words())
+    assert surgery.max_abs_difference < 1e-6
+    assert surgery.untouched[axis] == why
+
+
+def test_the_states_of_teachers_stay_whole() -> None:
+    network, gates = half_closed("two readers")
+    blueprint = draw_blueprint(network, network.wiring)
+    keep = torch.tensor([True, False, False, True])
+    gates["right.l0"].freeze_(keep)
+    state = {"student": torch.zeros(1, 2, 4), TEACHERS: [torch.zeros(1, 2, 4)]}
+    state = remove_units_(network, blueprint, {"right.l0": keep}, state=state)
+    assert (state["student"].shape, state[TEACHERS][0].shape) == ((1, 2, 2), (1, 2, 4))

@@ -7,13 +7,15 @@ import itertools
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 from l0rnn.blueprint import draw_blueprint
 from l0rnn.layers import GatedRecurrence, Gates, RaggedRNN
 from l0rnn.layers.gating import gate_network_
 from l0rnn.onednn import onednn
 from l0rnn.surgery import operate, shrink
+from l0rnn.wiring import OUTSIDE, Wiring, reads
 from tests.networks import (
     CELLS,
     STACKS,
@@ -113,3 +115,93 @@ def test_equal_widths_give_a_torch_layer_and_unequal_ones_a_ragged_stack() -> No
     equal = shrink(network, network.wiring, gates, example_inputs=words).encoder
     assert type(equal) is nn.LSTM
     assert (equal.hidden_size, equal.num_layers) == (4, 2)
+
+
+@pytest.mark.parametrize("kept", [3, 6])
+def test_a_layer_norm_without_weights(kept: int) -> None:
+    class Normalised(nn.Module):
+        wiring = Wiring({"encoder": reads(OUTSIDE), "norm": reads("encoder"), "head": reads("norm")})
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder, self.head = nn.GRU(3, 6), nn.Linear(6, 2)
+            self.norm = nn.LayerNorm(6, elementwise_affine=False)
+
+        def forward(self, features: Tensor) -> Tensor:
+            return self.head(self.norm(self.encoder(features)[0]))
+
+    network = Normalised()
+    gates = gate_network_(network, draw_blueprint(network, network.wiring))
+    gates["encoder.l0"].freeze_(torch.arange(6) < kept)
+    surgery = operate(network, network.wiring, example_inputs=torch.randn(4, 2, 3))
+    norm = surgery.network.get_submodule("norm")
+    assert (type(norm), norm.normalized_shape) == (nn.LayerNorm, (kept,))
+    assert not has_gates(surgery.network)
+    assert surgery.max_abs_difference < 1e-6
+
+
+def test_a_layer_may_have_any_name() -> None:
+    class Named(nn.Module):
+        wiring = Wiring(
+            {
+                "lstm_cell": reads(OUTSIDE),
+                "word": reads("lstm_cell"),
+                "word_cell": reads("lstm_cell"),
+                "head": reads("word_cell", "word"),
+            }
+        )
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm_cell, self.head = nn.LSTM(3, 6), nn.Linear(14, 2)
+            self.word, self.word_cell = nn.Linear(6, 6), nn.Linear(6, 8)
+
+        def forward(self, features: Tensor) -> Tensor:
+            output, _ = self.lstm_cell(features)
+            return self.head(torch.cat((self.word_cell(output), self.word(output)), -1))
+
+    one = torch.arange(8) == 2
+    gates = {"lstm_cell.l0": (torch.arange(6) < 3).float(), "word_cell": one.float()}
+    surgery = operate(Named(), Named.wiring, gates, example_inputs=torch.randn(4, 2, 3))
+    assert {axis: kept for axis, (kept, _) in surgery.widths.items()} == {"lstm_cell.l0": 3, "word": 6, "word_cell": 1}
+
+
+def test_a_layer_under_two_names_is_gated_under_both() -> None:
+    class Siamese(nn.Module):
+        wiring = Wiring({"left": reads(OUTSIDE), "head": reads("left", "left")})
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.left = nn.GRU(3, 6)
+            self.right, self.head = self.left, nn.Linear(12, 2)
+
+        def forward(self, one: Tensor, other: Tensor) -> Tensor:
+            return self.head(torch.cat((self.left(one)[0], self.right(other)[0]), -1))
+
+    network = Siamese()
+    gates = gate_network_(network, draw_blueprint(network, network.wiring))
+    gates["left.l0"].freeze_(torch.arange(6) < 2)
+    assert network.left is network.right
+    surgery = operate(network, network.wiring, example_inputs=(torch.randn(4, 2, 3), torch.randn(4, 2, 3)))
+    assert surgery.widths == {"left.l0": (2, 6)}
+    assert surgery.max_abs_difference < 1e-6
+
+
+@pytest.mark.parametrize("is_alone", [True, False])
+def test_packed_sequences_and_flattened_parameters(*, is_alone: bool) -> None:
+    class Packed(nn.Module):
+        wiring = Wiring({"encoder": reads(OUTSIDE), "head": reads("encoder")})
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder, self.head = nn.GRU(3, 6, num_layers=2), nn.Linear(6, 2)
+
+        def forward(self, sequences: PackedSequence) -> Tensor:
+            self.encoder.flatten_parameters()
+            return self.head(self.encoder(sequences)[1][-1])
+
+    sequences = pack_sequence([torch.randn(length, 3) for length in (2, 5, 1)], enforce_sorted=False)
+    gates = {"encoder.l0": (torch.arange(6) < 2).float()}
+    surgery = operate(Packed(), Packed.wiring, gates, example_inputs=sequences if is_alone else (sequences,))
+    assert isinstance(surgery.network.encoder, RaggedRNN)
+    assert surgery.max_abs_difference < 1e-6

@@ -304,12 +304,12 @@ def test_what_a_fresh_layer_does_not_have_is_kept_or_refused(make: Any, *, is_ga
         with pytest.raises(ValueError, match="'embedding' has `max_norm`, .*put it in `fixed`"):
             draw_blueprint(network, network.wiring)
         return
-    if is_gated:
-        gate_network_(network, draw_blueprint(network, network.wiring), open_probability=1.0)
     gates = None if is_gated else {"encoder.l0": torch.ones(HIDDEN)}
     words = torch.randint(9, (5, 2))
     expected = copy.deepcopy(network).eval()(words)
     try:
+        if is_gated:
+            gate_network_(network, draw_blueprint(network, network.wiring), open_probability=1.0)
         small = shrink(network, network.wiring, gates, example_inputs=words)
     except ValueError:
         assert make not in (Words,)
@@ -642,3 +642,68 @@ def test_shrinking_takes_no_more_memory_than_one_more_copy() -> None:
     copies = float(done.stdout)
     print(f"peak memory: {copies:.2f} copies of the network")
     assert 0.1 < copies < 1  # the kept quarter, a layer's folded weights, and what oneDNN packs
+
+
+class Scaled(nn.LayerNorm):
+    """A LayerNorm of somebody's own."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input * self.weight
+
+
+class Vectors(nn.Embedding):
+    """An Embedding of somebody's own."""
+
+
+def observed() -> nn.Module:
+    network = Words()
+    network.encoder.register_forward_pre_hook(lambda module, inputs: None)
+    return network
+
+
+def with_norm() -> nn.Module:
+    network = WordTagger("GRU", normalise=True)
+    network.norm = Scaled(7)
+    return network
+
+
+def with_vectors() -> nn.Module:
+    network = Words()
+    network.embedding = Vectors(9, 4)
+    return network
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Words(Doubled), "'decoder' is a Doubled, but only torch's own LSTM, GRU"),
+        (with_norm, "'norm' is a Scaled, but only"),
+        (with_vectors, "'embedding' is a Vectors, but only"),
+        (observed, "'encoder' has hooks, which the gated layer in its place would not have"),
+    ],
+    ids=["linear", "norm", "embedding", "hook"],
+)
+def test_code_that_gates_would_replace_is_refused_before_anything_is_changed(make: Any, message: str) -> None:
+    network = make()
+    before = snapshot(network)
+    with pytest.raises(ValueError, match=message):
+        gate_network_(network, draw_blueprint(network, network.wiring))
+    assert snapshot(network)[1:] == before[1:]
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize(("layer", "weight"), [("decoder", "weight"), ("encoder", "weight_hh_l0")])
+def test_weights_that_are_computed_are_refused(layer: str, weight: str) -> None:
+    network = Words()
+    nn.utils.weight_norm(network.get_submodule(layer), weight)
+    with pytest.raises(ValueError, match=f"'{layer}' computes its '{weight}', as .* remove the norm first"):
+        draw_blueprint(network, network.wiring)
+
+
+def test_inputs_that_do_not_fit_the_original_are_named() -> None:
+    class TwoInputs(Tagger):
+        def forward(self, features: Tensor, mask: Tensor) -> Any:
+            return super().forward(features * mask)
+
+    with pytest.raises(ValueError, match=r"`example_inputs` do not fit the network's forward: .*mask.*as a tuple"):
+        shrink(TwoInputs(), TwoInputs.wiring, {"encoder.l0": SOME_CLOSED}, example_inputs=features())

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, StochasticWeightAveraging
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import OneCycleLR
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from l0rnn import Budget, Dense, L0GatedGRU, L0GatedLSTM, L0Gates, Penalty, PrunableModule, shrink
 from l0rnn.cost import cost
 from l0rnn.equality import moved_to
 from l0rnn.layers import Gates
+from l0rnn.methods import GradualMagnitude, Method
 from l0rnn.models import load_model
 from l0rnn.surgery import is_prunable
 from l0rnn.training import ScaleDropout
-from l0rnn.training.module import detached
+from l0rnn.training.batches import detached
 from l0rnn.training.optimizer import WeightsAndGates
+from l0rnn.wiring import OUTSIDE, Wiring, reads
 from recipes.penn_treebank.data import SegmentLoader, batchify
+from tests.export.models import write_checkpoint
 from tests.networks import StateClassifier, skip_without_bfloat16
 
 # Lightning's advice on what a run lacks (validation data, workers) is not about these tests
@@ -387,3 +393,123 @@ def test_examples_are_moved_in_any_nesting() -> None:
     assert pair.words.device.type == pair.rest[0]["a"].device.type == "meta"
     assert pair.rest[1] is None
     assert pair.rest[2].data.device.type == "meta"
+
+
+class Features(Dataset[Any]):
+    """Sequences of features with a class each, in batches of several forms."""
+
+    def __init__(self, form: str = "tuple", count: int = 65) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.features = torch.randn(count, 5, 3, generator=generator)
+        self.form = form
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def __getitem__(self, index: int) -> Any:
+        features, label = self.features[index], int(self.features[index, :, 0].sum() > 0)
+        return {"x": features, "y": label} if self.form == "dict" else (features, label)
+
+
+class Stream(IterableDataset[Any]):
+    """The same, without a length."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return (Features()[index] for index in range(64))
+
+
+class Classifier(nn.Module):
+    wiring = Wiring({"encoder": reads(OUTSIDE), "classifier": reads("encoder")})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.classifier = nn.GRU(3, 6, batch_first=True), nn.Linear(6, 2)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.classifier(self.encoder(features)[1][-1])
+
+
+def class_loss(network: nn.Module, batch: Any) -> Tensor:
+    features, labels = batch.values() if isinstance(batch, dict) else batch
+    return nn.functional.cross_entropy(network(features), labels)
+
+
+def classifier(method: Method | None = None, loss: Any = class_loss) -> PrunableModule:
+    torch.manual_seed(0)
+    return PrunableModule(Classifier(), Classifier.wiring, loss, method or L0Gates(Budget(density=0.4)))
+
+
+class TestData:
+    def test_data_without_a_length_need_a_number_of_steps(self, tmp_path: Path) -> None:
+        loader = DataLoader(Stream(), batch_size=16)
+        with pytest.raises(ValueError, match="for data without a length `max_steps`, or `limit_train_batches`"):
+            trainer(tmp_path).fit(classifier(), loader)
+        for options in ({"max_steps": 8, "max_epochs": -1}, {"limit_train_batches": 4, "max_epochs": 2}):
+            module = classifier()
+            trainer(tmp_path, **options).fit(module, loader)
+            assert module.method.has_chosen
+
+    def test_batches_in_dicts_count_by_their_size(self, tmp_path: Path) -> None:
+        module, data = classifier(Dense()), Features("dict")
+        run = trainer(tmp_path, max_epochs=1)
+        run.fit(module, DataLoader(data, batch_size=64), DataLoader(data, batch_size=64))
+        labels = torch.tensor([data[index]["y"] for index in range(len(data))])
+        expected = class_loss(module.network.eval(), (data.features, labels))
+        assert run.callback_metrics["valid/loss"] == pytest.approx(expected.item(), rel=1e-5)
+        with pytest.raises(ValueError, match="`example_inputs` must be given"):
+            shrink(module)
+
+    def test_a_batch_that_is_a_tensor_is_the_input(self, tmp_path: Path) -> None:
+        module = classifier(loss=lambda network, batch: network(batch).square().mean())
+        trainer(tmp_path, max_epochs=1).fit(module, DataLoader(torch.randn(64, 5, 3), batch_size=16))
+        assert module.example_input_array.shape == (16, 5, 3)
+        assert shrink(module)(torch.randn(2, 5, 3)).shape == (2, 2)
+
+    def test_a_loss_with_weights_is_refused(self) -> None:
+        class Weighted(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.scale = nn.Parameter(torch.ones(1))
+
+        with pytest.raises(ValueError, match="`loss` must have no weights to train, .* got a Weighted"):
+            classifier(loss=Weighted())
+
+    def test_nothing_is_logged_if_so_asked(self, tmp_path: Path) -> None:
+        module = classifier()
+        trainer(tmp_path, max_epochs=1, log_every_n_steps=0).fit(module, DataLoader(Features(), batch_size=16))
+        assert int(module.method.steps) == 5
+
+    def test_a_schedule_of_one_cycle(self, tmp_path: Path) -> None:
+        module = classifier()
+        module.make_scheduler = lambda joint: OneCycleLR(joint, 0.1, total_steps=10)
+        trainer(tmp_path, max_epochs=1).fit(module, DataLoader(Features(), batch_size=16))
+        assert int(module.method.steps) == 5
+
+
+@pytest.mark.parametrize(
+    ("method", "callback"),
+    [
+        (L0Gates(Budget(density=0.4)), EMAWeightAveraging(decay=0.9)),
+        (GradualMagnitude(0.3), EMAWeightAveraging(decay=0.9)),
+        (GradualMagnitude(0.3), StochasticWeightAveraging(swa_lrs=0.1)),
+    ],
+    ids=["gates", "masks", "masks, SWA"],
+)
+def test_averages_that_undo_pruning_are_refused(tmp_path: Path, method: Method, callback: Callback) -> None:
+    module = classifier(method)
+    with pytest.raises(ValueError, match=r"cannot be combined with .*use `l0rnn.training.AverageLate`"):
+        trainer(tmp_path, callbacks=[callback]).fit(module, DataLoader(Features(), batch_size=16))
+    assert int(module.method.steps) == 0
+
+
+def test_a_new_training_from_a_checkpoint_has_its_own_random_numbers_and_state(tmp_path: Path) -> None:
+    trainer(tmp_path, max_steps=5, max_epochs=-1).fit(saved := model(), segments())
+    write_checkpoint(saved, tmp_path / "middle.ckpt")
+    assert torch.load(tmp_path / "middle.ckpt", weights_only=True)["l0rnn"]["carried"] is not None
+    ends = []
+    for seed in (11, 12):
+        again = L0GatedLSTM.load_from_checkpoint(tmp_path / "middle.ckpt", weights_only=True)
+        torch.manual_seed(seed)
+        trainer(tmp_path, max_epochs=1).fit(again, SegmentLoader(text(columns=3), steps=5))  # another batch size
+        ends.append(again.network.decoder.weight.detach())
+    assert not torch.equal(*ends)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
-# every file that an export writes; a directory with any other file in it is never replaced
+from l0rnn.export.strict_json import read_json
+
+# every file that an export writes; a directory with any other file in it, or without its config, is never replaced
 CONFIG, WEIGHTS, VOCABULARY, CARD = "config.json", "model.safetensors", "vocabulary.json", "README.md"
 TORCH_FILE, TORCH_WEIGHTS = "model.py", "weights.pt"
 ONNX = "model.onnx"
@@ -46,23 +48,14 @@ def written_aside(directory: str | Path, *, overwrite: bool) -> Iterator[Path]:
     try:
         yield aside
         place.parent.mkdir(parents=True, exist_ok=True)
-        _move(aside, place, former)
+        if place.exists():
+            place.rename(former)
+        aside.rename(place)
     finally:
+        if former.exists() and not place.exists():  # interrupted between the two
+            former.rename(place)
         shutil.rmtree(aside, ignore_errors=True)
         shutil.rmtree(former, ignore_errors=True)
-
-
-def _move(aside: Path, place: Path, former: Path) -> None:
-    if not place.exists():
-        aside.rename(place)
-        return
-    place.rename(former)
-    try:
-        aside.rename(place)
-    except OSError:
-        with suppress(OSError):
-            former.rename(place)
-        raise
 
 
 def _check_place(place: Path, overwrite: bool) -> None:
@@ -79,3 +72,16 @@ def _check_place(place: Path, overwrite: bool) -> None:
             f"`directory` {place} holds files that no export wrote ({', '.join(others[:3])}), so it is not replaced; "
             "name another directory"
         )
+    if inside and not _is_export(place):
+        raise FileExistsError(
+            f"`directory` {place} holds {', '.join(inside[:3])}, but no {CONFIG} of an export, so it is not replaced; "
+            "name another directory, or empty it"
+        )
+
+
+def _is_export(place: Path) -> bool:
+    try:
+        content = read_json(place / CONFIG)
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and {"format", "export", "l0rnn"} <= content.keys()

@@ -103,7 +103,8 @@ def export_int8(
         What was measured.
 
     Raises:
-        ValueError: as `export_onnx`, or if ``tolerance`` is not > 0.
+        ValueError: as `export_onnx`, or if ``tolerance`` is not > 0, or ``text`` is given for a network that is not a
+            language model: one that returns logits of all words, and goes on from a state.
         RuntimeError: as `export_onnx`, or if quality falls by more than the tolerance.
         FileExistsError: if the directory is not empty and ``overwrite`` is False, or holds other files.
         ModuleNotFoundError: if the extra ``onnx`` is not installed.
@@ -112,6 +113,11 @@ def export_int8(
         raise ValueError(f"`tolerance` must be > 0, got {tolerance}")
     check_versions(opset)
     reference = TorchStreamer(network, example_input)
+    if text is not None and not _is_language_model(reference):
+        raise ValueError(
+            "`text` is to measure the perplexity of a language model on, which takes word ids (time, batch) and a "
+            f"state, and returns a logit of each word; this {type(network).__name__} does not, so leave it out"
+        )
     words = None if vocabulary is None else checked_vocabulary(vocabulary, reference.interface.words)
     known = checked_figures(figures)
     details: dict[str, Any] = {"vocabulary": words, "export": "int8", "opset": opset}
@@ -148,7 +154,7 @@ def _measured(reference: TorchStreamer, plain: Path, quantised: Path, text: Tens
         inputs = inputs_like(reference.example_input, (batch, time), is_batch_first=is_batch_first)
         expected.append(streamers["float"].run(inputs)[0].flatten())
         got.append(streamers["int8"].run(inputs)[0].flatten())
-    is_language_model = interface.words is not None and interface.is_streamable and not is_batch_first
+    is_language_model = _is_language_model(reference)
     perplexities: dict[str, float] = {}
     if is_language_model:
         tokens = sampled_text(reference) if text is None else text
@@ -166,6 +172,14 @@ def _measured(reference: TorchStreamer, plain: Path, quantised: Path, text: Tens
         text=None if not is_language_model else "text that the model made up" if text is None else "the text given",
         left_in_float=_left_in_float(quantised / ONNX),
     )
+
+
+def _is_language_model(reference: TorchStreamer) -> bool:
+    interface = reference.interface
+    if interface.words is None or not interface.is_streamable or interface.is_batch_first:
+        return False
+    step = inputs_like(reference.example_input, (1, 1), is_batch_first=False)
+    return reference.run(step)[0].shape[-1] == interface.words
 
 
 def _left_in_float(path: Path) -> tuple[str, ...]:

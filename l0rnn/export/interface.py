@@ -144,7 +144,8 @@ def interface_of(network: nn.Module, example_input: Tensor) -> tuple[Interface, 
         The interface, and the nesting of the state for `nested`.
 
     Raises:
-        ValueError: if the network does not run on the input, or mixes ``batch_first`` and time first.
+        ValueError: if the network does not run on the input, returns what it does not take back, or mixes
+            ``batch_first`` and time first.
 
     Example:
         >>> interface, nesting = interface_of(nn.LSTM(3, 5).eval(), torch.randn(4, 2, 3))
@@ -242,7 +243,7 @@ def _nesting(state: Any) -> Any:
 
 
 def _run(network: nn.Module, inputs: Tensor) -> tuple[Tensor, Any]:
-    """Output and state; None for a state that the network does not take back."""
+    """Output, and state or None."""
     try:
         with torch.no_grad():
             found = network(inputs)
@@ -251,7 +252,12 @@ def _run(network: nn.Module, inputs: Tensor) -> tuple[Tensor, Any]:
     output, state = found if isinstance(found, tuple) and len(found) == 2 else (found, None)
     if not isinstance(output, Tensor):
         raise ValueError(f"`network` must return a tensor, or (tensor, state), got {type(found).__name__}")
-    return output, state if _takes_state(network) else None
+    if state is not None and not _takes_state(network):
+        raise ValueError(
+            "`network` returns a pair, but is not called as network(input, state), so the second part would be lost; "
+            "return one tensor, two outputs joined along the last axis, or take the state back as second argument"
+        )
+    return output, state
 
 
 def _takes_state(network: nn.Module) -> bool:

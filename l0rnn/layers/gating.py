@@ -19,6 +19,10 @@ from l0rnn.layers.gated_recurrence import GatedRecurrence, GatedUnits
 from l0rnn.layers.gated_rnn import gate_layer
 from l0rnn.layers.gates import Gates, draw_together
 
+# layers that gated ones, or surgery's fresh ones, take the place of
+REPLACED = (nn.LSTM, nn.GRU, nn.RNN, nn.Linear, nn.LayerNorm, nn.Embedding)
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
 
 class DrawGates:
     """Forward pre-hook of a network: draws all its gates, once per pass."""
@@ -53,19 +57,21 @@ def gate_network_(
         The gates of each axis.
 
     Raises:
-        ValueError: if ``units`` is unknown, there is nothing to gate, or the network has gates already.
+        ValueError: if ``units`` is unknown, there is nothing to gate, the network has gates already, or a layer is not
+            one of torch's own or has hooks. Nothing has been changed then.
     """
     if any(isinstance(module, Gates) for module in network.modules()):
         raise ValueError("`network` must not have gates yet; build it from plain torch layers")
     if isinstance(network, RECURRENT):
         raise ValueError("`network` must hold its layers as submodules; wrap the single layer in a module")
     axes = axes_to_gate(network, blueprint, units)
+    _refuse_code_of_others(network, blueprint)
     options: dict[str, Any] = {"open_probability": open_probability, "distribution": distribution}
     modules = dict(network.named_modules())
     gates: dict[str, Gates] = {}
     for layer in dict.fromkeys(axis.layer for axis in blueprint.axes.values()):
         module = modules.get(layer)
-        if isinstance(module, RECURRENT):
+        if isinstance(module, nn.RNNBase):
             gates.update(_gate_recurrent_layer_(network, layer, module, axes, options))
         elif layer in axes:
             weight: Any = module.weight  # type: ignore[union-attr]
@@ -127,18 +133,35 @@ def _axis_of_input_gates(layer: str, blueprint: Blueprint) -> str:
     return axes[0]
 
 
+def _refuse_code_of_others(network: nn.Module, blueprint: Blueprint) -> None:
+    """Gated layers stand in for torch's own, and surgery makes torch's own of them: all else would be lost."""
+    modules = dict(network.named_modules())
+    known = ", ".join(kind.__name__ for kind in REPLACED)
+    for layer in blueprint.outputs:
+        module = modules[layer]
+        if isinstance(module, (*REPLACED, *RECURRENT)) and type(module) not in REPLACED:
+            raise ValueError(
+                f"{layer!r} is a {type(module).__name__}, but only torch's own {known} can be gated: gated layers run "
+                "without the code of a subclass. Put it in `fixed`"
+            )
+        hooks = [name for name in HOOKS if getattr(module, name)]
+        if isinstance(module, RECURRENT) and hooks:
+            raise ValueError(
+                f"{layer!r} has hooks, which the gated layer in its place would not have: register them on the gated "
+                "layer afterwards if they only watch, or put it in `fixed`"
+            )
+
+
 def _gate_recurrent_layer_(
-    network: nn.Module, layer: str, module: nn.Module, axes: dict[str, int], options: dict[str, Any]
+    network: nn.Module, layer: str, module: nn.RNNBase, axes: dict[str, int], options: dict[str, Any]
 ) -> dict[str, Gates]:
-    if not isinstance(module, nn.RNNBase):
-        raise ValueError(f"{layer!r} is a {type(module).__name__}; only torch's LSTM, GRU and RNN can be gated")
     gated = gate_layer(module, gates="hidden", **options)
     gated.is_wired = True
     for key in list(gated.gates):
         if f"{layer}.{key}" not in axes:
             del gated.gates[key]
-    if layer:
-        network.set_submodule(layer, gated)
+    for name in [name for name, other in network.named_modules(remove_duplicate=False) if other is module]:
+        network.set_submodule(name, gated)
     return {f"{layer}.{key}": gates for key, gates in gated.gates.items()}  # type: ignore[misc]
 
 

@@ -178,6 +178,9 @@ class RaggedRNN(nn.Module):
             )
         return states
 
+    def flatten_parameters(self) -> None:
+        """For networks that call it on a torch layer; torch's own, in here, do it by themselves."""
+
     def extra_repr(self) -> str:
         """Cell and widths, for `print`."""
         return f"{self.mode}, {self.input_size}, {self.hidden_sizes}"

@@ -37,7 +37,7 @@ class L0Gates(UnitMethod):
         units: which units carry gates: ``"input"``, ``"hidden"`` or ``"both"``.
         open_probability: initial P(gate ≠ 0), in (0, 1).
         spread: standard deviation of the initial ``log_alpha`` around that, so that units do not all start alike.
-        freeze: fraction of the training after which gates are fixed, in (0, 1].
+        freeze: fraction of the training after which gates are fixed, in (0, 1]; the objective has to start before.
         distribution: the hard concrete distribution.
 
     Raises:
@@ -73,6 +73,12 @@ class L0Gates(UnitMethod):
             raise ValueError(f"`spread` must be >= 0, got {spread}")
         if not 0 < freeze <= 1:
             raise ValueError(f"`freeze` must be a fraction of the training in (0, 1], got {freeze}")
+        start = getattr(objective, "start", 0.0)
+        if not start < freeze:
+            raise ValueError(
+                f"`freeze` must be after the `start` of the objective, {start}, got {freeze}: gates that are fixed "
+                "before they have a price choose nothing; raise `freeze` or lower `start`"
+            )
         self.objective = objective
         self.open_probability = open_probability
         self.spread = spread

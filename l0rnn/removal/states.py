@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from l0rnn.axes import Blueprint
+from l0rnn.distillation import TEACHERS
 from l0rnn.layers.recurrent import recurrent_sizes
 
 
@@ -90,7 +91,8 @@ def cut_state(state: Any, known: Sequence[RecurrentState], chosen: Mapping[str, 
     """Cut a carried state, in any nesting of tuples, lists and dicts.
 
     Args:
-        state: tensors of the networks' recurrent layers; whatever has the shape of none of them is left as it is.
+        state: tensors of the network's recurrent layers; whatever has the shape of none of them, or is that of the
+            teachers of a `DistilledLoss`, is left as it is.
         known: `recurrent_states` of the network.
         chosen: axis → positions kept, int64 `(kept,)`; an absent axis stays whole.
 
@@ -99,7 +101,9 @@ def cut_state(state: Any, known: Sequence[RecurrentState], chosen: Mapping[str, 
     """
     if isinstance(state, dict):
         by_layer = {name: [rows for rows in known if rows.layer == name] or known for name in state}
-        return {name: cut_state(part, by_layer[name], chosen) for name, part in state.items()}
+        return {
+            name: part if name == TEACHERS else cut_state(part, by_layer[name], chosen) for name, part in state.items()
+        }
     if isinstance(state, (tuple, list)):
         return type(state)(cut_state(part, known, chosen) for part in state)
     if not isinstance(state, Tensor) or state.dim() not in (2, 3):  # (layer·direction, unit) without batch

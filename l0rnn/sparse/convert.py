@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from l0rnn.axes import Blueprint, Weight
 from l0rnn.blueprint import draw_blueprint
-from l0rnn.equality import compare
+from l0rnn.equality import as_arguments, compare
 from l0rnn.layers import Gates
 from l0rnn.sparse.bsr import BSRMatrix
 from l0rnn.sparse.csr import CSRMatrix
@@ -246,9 +246,8 @@ def _rebuilt(network: nn.Module, blueprint: Blueprint, held: Mapping[str, Sparse
 
 
 def _difference(network: nn.Module, sparse: nn.Module, example_inputs: Any, tolerance: float | None) -> float:
-    inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
     try:
-        difference, allowed = compare(network, sparse, inputs, tolerance)
+        difference, allowed = compare(network, sparse, as_arguments(example_inputs), tolerance)
     except (ValueError, AttributeError) as error:
         raise ValueError(
             f"`network` does not run with sparse layers in the place of its own: {error}; its forward must call them "

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
 from torch import Tensor
+
+from l0rnn.methods import Dense, Method
+
+WEIGHTS = "weights beside their average"  # where a checkpoint holds them
 
 
 class AverageLate(Callback):
@@ -14,7 +20,8 @@ class AverageLate(Callback):
 
     It starts after an evaluation that is worse than the best of all but the last ``patience`` ones, as in NT-ASGD, and
     not before ``start``, when a method has chosen what to keep. Gates are not averaged. What a method masks stays 0.
-    When units are removed, the average starts again.
+    When units are removed, the average starts again. A checkpoint holds the average in the place of the weights, and
+    the weights to go on with beside it; one with weights only (``save_weights_only``) holds these alone.
 
     Args:
         start: fraction of the training before which nothing is averaged, in [0, 1).
@@ -106,11 +113,39 @@ class AverageLate(Callback):
         self.put_back_(pl_module)
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             is_late = trainer.global_step >= self.start * trainer.estimated_stepping_batches
+            if self.monitor not in trainer.callback_metrics:
+                raise ValueError(
+                    f"`monitor` must be a logged figure, {', '.join(sorted(trainer.callback_metrics))}, got "
+                    f"{self.monitor!r}"
+                )
             self.look(float(trainer.callback_metrics[self.monitor]), is_late=is_late)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the average."""
         self.keep_(pl_module)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave the weights, not the average, if an evaluation fails."""
+        self.put_back_(pl_module)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Save what is evaluated: the average, with the weights to go on with beside it."""
+        if not self._steps:
+            return
+        is_in_place = bool(self._own)
+        if not is_in_place:
+            self.put_in_(pl_module)
+        checkpoint[WEIGHTS] = {name: weight.clone() for name, weight in self._own.items()}
+        checkpoint["state_dict"] = {name: value.clone() for name, value in pl_module.state_dict().items()}
+        if not is_in_place:
+            self.put_back_(pl_module)
+
+    @torch.no_grad()
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Go on with the weights, where a training goes on."""
+        if trainer.state.fn == "fit":
+            for name, weight in checkpoint.get(WEIGHTS, {}).items():
+                pl_module.get_submodule("network").get_parameter(name).copy_(weight)
 
     def state_dict(self) -> dict[str, Any]:
         """The average and the figures so far."""
@@ -120,6 +155,27 @@ class AverageLate(Callback):
         """Go on from there."""
         self._figures, self._steps = list(state_dict["figures"]), state_dict["steps"]
         self._mean = dict(state_dict["mean"])
+
+
+def refuse_early_averages(callbacks: Iterable[Callback], method: Method) -> None:
+    """Refuse averages of Lightning that reach back before a method has chosen, and so bring back what it removed.
+
+    Lightning's `WeightAveraging` averages masks and frozen gates as well; its `StochasticWeightAveraging` weights
+    alone, which undoes masks.
+
+    Raises:
+        ValueError: if there is one.
+    """
+    if isinstance(method, Dense):
+        return
+    has_masks = type(method).masks is not Method.masks
+    refused = (WeightAveraging, StochasticWeightAveraging) if has_masks else (WeightAveraging,)
+    for callback in callbacks:
+        if isinstance(callback, refused):
+            raise ValueError(
+                f"{type(callback).__name__} cannot be combined with {type(method).__name__}: it averages over the time "
+                "before the method has chosen, and brings back what was removed; use `l0rnn.training.AverageLate`"
+            )
 
 
 def _averaged(module: Any) -> dict[str, Tensor]:

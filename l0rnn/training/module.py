@@ -14,7 +14,9 @@ from l0rnn.blueprint import draw_blueprint
 from l0rnn.methods import Dense, Method
 from l0rnn.methods.units import unit_method
 from l0rnn.removal import buildable, remove_units_, resize_, resized_shapes
-from l0rnn.training.optimizer import WeightsAndGates, build_optimizer
+from l0rnn.training.averaging import refuse_early_averages
+from l0rnn.training.batches import detached, inputs_of, number_of_targets, of_size
+from l0rnn.training.optimizer import build_optimizer, single_optimizers
 from l0rnn.training.resuming import check_same_network, random_state, set_random_state, widths_to_load
 from l0rnn.wiring import Wiring
 
@@ -35,11 +37,11 @@ class PrunableModule(LightningModule):
         scheduler: optimiser → learning rate scheduler, stepped once per epoch; None for a constant rate.
         gate_learning_rate: learning rate of Adam for the gates.
         carries_state: whether the recurrent state goes on from batch to batch (truncated back-propagation).
-        example_inputs: arguments of the network's forward, used by `shrink` for its proof; the inputs of the first
-            training batch if None.
+        example_inputs: arguments of the network's forward, used by `shrink` for its proof. If None, what the first
+            training batch begins with if it is a tuple or list, or the batch if it is a tensor.
 
     Raises:
-        ValueError: if the wiring does not fit the network.
+        ValueError: if the wiring does not fit the network, or the loss has parameters to train of its own.
 
     Example:
         >>> from l0rnn import Budget, L0Gates, Wiring
@@ -74,6 +76,11 @@ class PrunableModule(LightningModule):
         example_inputs: Any = None,
     ) -> None:
         super().__init__()
+        if isinstance(loss, nn.Module) and any(weight.requires_grad for weight in loss.parameters()):
+            raise ValueError(
+                f"`loss` must have no weights to train, which nobody would, got a {type(loss).__name__}; make it a "
+                "part of the network, named in the wiring's `fixed`"
+            )
         self.network = network
         self.wiring = wiring
         self.loss = loss
@@ -105,7 +112,7 @@ class PrunableModule(LightningModule):
             raise ValueError("`example_inputs` must be given to the module, or a batch be trained, before it is timed")
         example: Any = self.example_input_array
         parts = example if isinstance(example, tuple) else (example,)
-        return tuple(_of_size(part, batch, steps) for part in parts)
+        return tuple(of_size(part, batch, steps) for part in parts)
 
     def trained_gates(self) -> dict[str, Tensor]:
         """Axis → gate of each unit, for `shrink`.
@@ -120,13 +127,18 @@ class PrunableModule(LightningModule):
             )
         return self.method.gates()
 
+    def on_fit_start(self) -> None:
+        """Refuse callbacks of Lightning that would undo what the method does."""
+        refuse_early_averages(self.trainer.callbacks, self.method)  # type: ignore[attr-defined]
+
     def on_train_start(self) -> None:
         """Tell the method how long the training is."""
         # not earlier: asking the Trainer sets up its data, after which it no longer resumes in the middle of an epoch
         steps = self.trainer.estimated_stepping_batches
-        if steps == float("inf"):
+        if not 0 < steps < float("inf"):  # -1 for data without length
             raise ValueError(
-                "`max_epochs` or `max_steps` of the Trainer must be set: schedules are fractions of the training"
+                "`max_epochs` or `max_steps` of the Trainer must be set, and for data without a length `max_steps`, or "
+                f"`limit_train_batches`: schedules are fractions of the training, got {steps} steps"
             )
         self.method.begin(int(steps))
 
@@ -141,7 +153,7 @@ class PrunableModule(LightningModule):
             set_random_state(self._random_state)
             self._random_state = None
         if self.example_input_array is None:
-            self.example_input_array = batch[0]
+            self.example_input_array = inputs_of(batch)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Loss of a batch plus the method's penalty."""
@@ -159,7 +171,8 @@ class PrunableModule(LightningModule):
         """The loss, and now and then the method's figures; short names, and only the telling ones, in the bar."""
         self.log("train/loss", loss)
         self.log("loss", loss, prog_bar=True, logger=False)
-        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and (self.global_step + 1) % every == 0:
             for name, value in self.method.figures().items():
                 self.log(f"train/{name}", value)
                 if name == "density" or name.startswith("kept/"):
@@ -188,9 +201,9 @@ class PrunableModule(LightningModule):
     on_test_epoch_start = on_validation_epoch_start
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Loss of a batch, weighted by its number of targets."""
+        """Loss of a batch, weighted by its number of targets, its second tensor, or else by its size."""
         loss, self._evaluation_state = self._loss(batch, self._evaluation_state)
-        count = batch[1].numel() if isinstance(batch, (tuple, list)) and isinstance(batch[1], Tensor) else 1
+        count = number_of_targets(batch)
         self._evaluated.append(torch.stack((loss.detach().double() * count, torch.tensor(count).to(loss))))
 
     test_step = validation_step
@@ -273,28 +286,6 @@ class PrunableModule(LightningModule):
             self.remaining = dict(remaining)
         else:
             check_same_network(shapes, checkpoint["state_dict"])
-        self._carried = saved.get("carried")
-        self._random_state = saved.get("random")
-
-
-def single_optimizers(optimizer: Optimizer) -> tuple[Optimizer, ...]:
-    """The optimisers that hold the state: those of weights and gates where they are joined."""
-    return (optimizer.weights, optimizer.gates) if isinstance(optimizer, WeightsAndGates) else (optimizer,)
-
-
-def detached(state: Any) -> Any:
-    """A recurrent state, in any nesting of tuples, lists and dicts, cut off from its graph."""
-    if isinstance(state, Tensor):
-        return state.detach()
-    if isinstance(state, dict):
-        return {key: detached(part) for key, part in state.items()}
-    if isinstance(state, (tuple, list)):
-        return type(state)(detached(part) for part in state)
-    return state
-
-
-def _of_size(example: Any, batch: int, steps: int) -> Any:
-    if not isinstance(example, Tensor) or example.dim() < 2:
-        return example
-    repeats = (-(-steps // example.size(0)), -(-batch // example.size(1)), *([1] * (example.dim() - 2)))
-    return example.repeat(repeats)[:steps, :batch].contiguous()
+        # for a training that goes on; a new one, from the weights of a checkpoint, begins with its own
+        goes_on = self._trainer is not None and self._trainer.state.fn == "fit"
+        self._carried, self._random_state = (saved.get(key) if goes_on else None for key in ("carried", "random"))

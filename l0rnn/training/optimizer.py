@@ -32,7 +32,7 @@ class WeightsAndGates(Optimizer):
         self.weights = weights
         self.gates = gates
         self._gate_rates = [group["lr"] for group in gates.param_groups]
-        super().__init__([*weights.param_groups, *gates.param_groups], {})
+        super().__init__([*weights.param_groups, *gates.param_groups], weights.defaults)
         self._share_groups()
 
     def _share_groups(self) -> None:
@@ -101,3 +101,8 @@ def build_optimizer(
     if not gate_parameters:
         return weights
     return WeightsAndGates(weights, torch.optim.Adam(gate_parameters, lr=gate_learning_rate, weight_decay=0.0))
+
+
+def single_optimizers(optimizer: Optimizer) -> tuple[Optimizer, ...]:
+    """The optimisers that hold the state: those of weights and gates where they are joined."""
+    return (optimizer.weights, optimizer.gates) if isinstance(optimizer, WeightsAndGates) else (optimizer,)

@@ -18,7 +18,8 @@ from l0rnn.layers import Gates
 from l0rnn.layers.gating import network_gates
 from l0rnn.methods.units import unit_method
 from l0rnn.removal import buildable, check_optimizer_state
-from l0rnn.training.module import PrunableModule, single_optimizers
+from l0rnn.training.module import PrunableModule
+from l0rnn.training.optimizer import single_optimizers
 
 log = logging.getLogger(__name__)
 

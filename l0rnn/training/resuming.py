@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -80,3 +82,17 @@ def widths_to_load(theirs: Mapping[str, Tensor], own: Mapping[str, Tensor], size
         )
     whole = {axis: original[axis] for axis in own}
     return {**whole, **{axis: int(units.sum()) for axis, units in theirs.items()}}
+
+
+def model_in(checkpoint: str | Path) -> str | None:
+    """Name of the ready-made model that a checkpoint is of, or None if it is another file, or damaged.
+
+    torch's own message is not handed on: it advises to load with pickle, which a file from elsewhere must not talk
+    anyone into.
+    """
+    try:
+        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except (OSError, KeyError, TypeError, pickle.UnpicklingError, RuntimeError, EOFError):
+        return None
+    added = content.get("l0rnn") if isinstance(content, dict) else None
+    return added.get("model") if isinstance(added, dict) else None

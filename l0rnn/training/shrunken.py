@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +18,7 @@ from l0rnn.export.native import build_from, load_dense
 from l0rnn.language_model import LanguageModel, next_word_loss
 from l0rnn.methods import Dense
 from l0rnn.training.module import PrunableModule
+from l0rnn.training.resuming import model_in
 
 NAME = "ShrunkenLanguageModel"
 
@@ -137,11 +137,7 @@ def set_dropout_(network: nn.Module, rate: float) -> None:
 
 def load_shrunken(checkpoint: str | Path) -> nn.Module | None:
     """The network in a checkpoint of a `ShrunkenLanguageModel`, or None if it is a checkpoint of something else."""
-    try:
-        is_shrunken = torch.load(checkpoint, map_location="cpu", weights_only=True)["l0rnn"]["model"] == NAME
-    except (OSError, KeyError, TypeError, pickle.UnpicklingError, RuntimeError, EOFError):
-        return None
-    if not is_shrunken:
+    if model_in(checkpoint) != NAME:
         return None
     # without the teacher, which need not be here
     options: dict[str, Any] = {"map_location": "cpu", "weights_only": True, "teacher": None, "noise": 0.0}

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from l0rnn.training.module import PrunableModule, detached, single_optimizers
+from l0rnn.training.batches import detached
+from l0rnn.training.module import PrunableModule
+from l0rnn.training.optimizer import single_optimizers
 
 PRODUCTS = {"float32": "highest", "tf32": "high", "bf16": "medium"}  # in torch's words
 WARM_UP = 3  # steps outside a graph, in which libraries set themselves up for new shapes

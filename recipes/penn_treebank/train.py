@@ -23,8 +23,8 @@ from l0rnn.export import save_dense
 from l0rnn.language_model import next_word_loss
 from l0rnn.models import L0GatedLSTM
 from l0rnn.surgery import Surgery, operate
+from l0rnn.training.batches import detached
 from l0rnn.training.configuration import build_run, last_checkpoint, training_seconds
-from l0rnn.training.module import detached
 from recipes.penn_treebank.data import PennTreebank
 
 

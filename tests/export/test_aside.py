@@ -78,3 +78,29 @@ def test_if_moving_fails_the_former_export_comes_back(tmp_path: Path, monkeypatc
     monkeypatch.undo()
     assert type(load_dense(place).encoder).__name__ == "LSTM"
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_files_that_only_have_the_names_of_an_export_are_never_replaced(tmp_path: Path) -> None:
+    for name, content in {"README.md": "my project", "model.py": "mine = 1", "config.json": '{"mine": 1}'}.items():
+        (tmp_path / name).write_text(content)
+        with pytest.raises(FileExistsError, match=r"but no config\.json of an export, so it is not replaced"):
+            save_dense(language_model(), tmp_path, overwrite=True)
+    assert (tmp_path / "README.md").read_text() == "my project"
+
+
+def test_an_interrupt_while_moving_leaves_the_former_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = save_dense(language_model(), tmp_path / "model")
+    rename = Path.rename
+
+    def interrupted(path: Path, target: Path) -> Path:
+        moved = rename(path, target)
+        if target.name.endswith(".former"):
+            raise KeyboardInterrupt
+        return moved
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        save_dense(language_model("GRU"), place, overwrite=True)
+    monkeypatch.undo()
+    assert type(load_dense(place).encoder).__name__ == "LSTM"
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]

@@ -119,3 +119,30 @@ def test_the_help_names_every_format(capsys: pytest.CaptureFixture[str]) -> None
     text = capsys.readouterr().out
     for kind in ("native", "torch", "onnx", "int8", "program", "executorch"):
         assert f"\n  {kind} " in text
+
+
+@pytest.mark.parametrize(
+    ("kind", "option", "formats"),
+    [
+        ("torch", ["--compile"], "program"),
+        ("onnx", ["--length", 35], "program"),
+        ("native", ["--opset", 20], "onnx or int8"),
+        ("onnx", ["--tolerance", 0.01], "int8"),
+        ("program", ["--text", "/no/such/file"], "int8"),
+    ],
+)
+def test_an_option_of_another_format_is_refused(
+    kind: str, option: list[object], formats: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = error_of(capsys, "export", model, "--format", kind, "--out", tmp_path / "out", *option)
+    assert f"{option[0]} is for --format {formats}, got {kind}" in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_that_a_command_cannot_use_get_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_checkpoint(ShrunkenLanguageModel(language_model("LSTM", [5, 3])), tmp_path / "small.ckpt")
+    torch.save(torch.ones(3), tmp_path / "tensor.pt")
+    assert "got one of ShrunkenLanguageModel" in error_of(capsys, "shrink", tmp_path / "small.ckpt", "--out", tmp_path)
+    assert "got one of ShrunkenLanguageModel" in error_of(capsys, "tune", tmp_path / "small.ckpt")
+    error = error_of(capsys, "export", tmp_path / "tensor.pt", "--format", "native", "--out", tmp_path / "out")
+    assert "is not a checkpoint of L0GatedLSTM or L0GatedGRU" in error

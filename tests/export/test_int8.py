@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from l0rnn.export import export_int8, open_streamer, perplexity
 from tests.export.models import WORDS, language_model, run_onnx
@@ -60,3 +62,27 @@ def test_too_great_a_loss_is_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(ValueError, match="`tolerance` must be > 0, got 0"):
         export_int8(language_model(), tmp_path / "model", tolerance=0)
+
+
+class Tagger(nn.Module):
+    """Words to tags, with a state: no language model, however many tags there are."""
+
+    def __init__(self, tags: int, *, batch_first: bool = False) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(11, 16)
+        self.encoder, self.decoder = nn.LSTM(16, 16, batch_first=batch_first), nn.Linear(16, tags)
+
+    def forward(self, words: Tensor, state: Any = None) -> Any:
+        output, state = self.encoder(self.embedding(words), state)
+        return self.decoder(output), state
+
+
+@pytest.mark.parametrize("network", [Tagger(5), Tagger(30), Tagger(11, batch_first=True)], ids=["few", "many", "batch"])
+def test_only_language_models_have_a_perplexity(network: Tagger, tmp_path: Path) -> None:
+    words = torch.arange(22).remainder(11).reshape(11, 2)
+    report = export_int8(network.eval(), tmp_path / "model", example_input=words, tolerance=0.5)
+    assert report.perplexity_float is None
+    assert "perplexity" not in str(report)
+    with pytest.raises(ValueError, match="`text` is to measure the perplexity of a language model on"):
+        export_int8(network, tmp_path / "other", example_input=words, text=words)
+    assert not (tmp_path / "other").exists()

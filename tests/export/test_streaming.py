@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from l0rnn.export import TorchStreamer, export_onnx, generate, open_streamer, perplexity, save_dense, text_columns
 from l0rnn.export.interface import flat
@@ -188,3 +188,23 @@ class TestMeasures:
         own = sampled_text(streamer, time=100, batch=20)
         assert own.shape == (100, 20)
         assert perplexity(streamer, own) < 0.9 * perplexity(streamer, torch.randint(11, (100, 20)))
+
+
+@pytest.mark.parametrize("takes_state", ["no", "by keyword"])
+def test_a_second_output_is_not_lost_in_silence(takes_state: str) -> None:
+    class Pair(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder, self.start, self.end = nn.GRU(3, 4), nn.Linear(4, 1), nn.Linear(4, 1)
+
+        def forward(self, features: Tensor) -> Any:
+            output, _ = self.encoder(features)
+            return self.start(output), self.end(output)
+
+    class ByKeyword(Pair):
+        def forward(self, features: Tensor, *, state: Any = None) -> Any:
+            return self.encoder(features, state)
+
+    network = (Pair if takes_state == "no" else ByKeyword)()
+    with pytest.raises(ValueError, match=r"returns a pair, but is not called as network\(input, state\)"):
+        TorchStreamer(network, torch.randn(5, 2, 3))
