@@ -77,8 +77,15 @@ def missing_models(run: Run, earlier: Mapping[str, Mapping[str, Any]]) -> list[s
     return [name for name in sorted(run.needs("model")) if not Path(earlier[name]["model"]).exists()]
 
 
-def results_table(plan: Plan, results: Mapping[tuple[str, int], Mapping[str, Any]]) -> str:
-    """All results so far in Markdown, with how much of the first run's multiply-adds is kept.
+def results_table(
+    plan: Plan, results: Mapping[tuple[str, int], Mapping[str, Any]], *, whole: int | None = None
+) -> str:
+    """All results so far in Markdown, with the share of the multiply-adds that is kept.
+
+    Args:
+        plan: the runs.
+        results: run and seed → what is known of it.
+        whole: multiply-adds that the share is of; those of the first run if None.
 
     Example:
         >>> print(results_table(Plan({}, [Run("dense", 1, {})]), {}).splitlines()[-1])
@@ -86,7 +93,7 @@ def results_table(plan: Plan, results: Mapping[tuple[str, int], Mapping[str, Any
     """
     titles = ["run", plan.quality, plan.final, "units kept", "parameters", "without embedding", "multiply-adds"]
     lines = [table_row([*titles, "kept", "training, min", "device"]), "|---" * 10 + "|"]
-    first = results.get((plan.runs[0].name, plan.runs[0].seed), {}).get("multiply_adds")
+    whole = whole or results.get((plan.runs[0].name, plan.runs[0].seed), {}).get("multiply_adds")
     several = len({run.seed for run in plan.runs}) > 1
     for run in plan.runs:
         title, result = run.title if several else run.name, results.get((run.name, run.seed))
@@ -98,7 +105,7 @@ def results_table(plan: Plan, results: Mapping[tuple[str, int], Mapping[str, Any
             figures = [f"{result['quality']:.2f}", f"{result['final']:.2f}", units_kept(result)]
             sizes = [f"{result[key]:,}" for key in ("parameters", "parameters_without_embedding", "multiply_adds")]
             minutes = f"{result['training_seconds']['wall'] / 60:.1f}"
-            kept = "" if first is None else f"{result['multiply_adds'] / first:.1%}"
+            kept = "" if whole is None else f"{result['multiply_adds'] / whole:.1%}"
             lines.append(table_row([title, *figures, *sizes, kept, minutes, str(result.get("device", ""))]))
     return "\n".join(lines)
 

@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from l0rnn.bench import benchmark
-from l0rnn.bench_report import BenchReport
+from l0rnn.bench.runtimes import benchmark_in, check_runtimes
+from l0rnn.bench_report import RUNTIMES, BenchReport
 from l0rnn.models import L0GatedLSTM
 from recipes.penn_treebank.data import PennTreebank
 from recipes.penn_treebank.plot import plot_demo
@@ -48,8 +48,8 @@ def main() -> None:
     print("4/4  measuring latency")
     networks = {"dense": dense.network, "gated": gated.network, "shrunk": surgery.network}
     words = data.vocabulary_size
-    bench = benchmark(
-        networks, lambda batch, steps: (torch.randint(words, (steps, batch)),), grid=GRID, seconds=SECONDS
+    bench = benchmark_in(
+        runtimes(), networks, lambda batch, steps: (torch.randint(words, (steps, batch)),), grid=GRID, seconds=SECONDS
     )
     columns = {"dense": describe(dense.network, dense, data), "gated": figures["trained"], "shrunk": figures["shrunk"]}
     result: dict[str, Any] = {
@@ -83,6 +83,16 @@ def train(out: Path, data_dir: Path | None, extra: list[str]) -> tuple[L0GatedLS
     return model.eval(), data, round(time.perf_counter() - started, 1)
 
 
+def runtimes() -> list[str]:
+    """torch, and ONNX Runtime where it is installed."""
+    both = ["torch", "onnxruntime"]
+    try:
+        check_runtimes(both, "cpu")
+    except (ModuleNotFoundError, ValueError):
+        return both[:1]
+    return both
+
+
 def best_latency(bench: BenchReport, network: str, size: tuple[int, int]) -> float:
     """Milliseconds per call in the network's best runtime."""
     rows = [row for row in bench.rows if row.network == network and (row.batch, row.steps) == size and row.is_best]
@@ -108,13 +118,14 @@ def report(result: dict[str, Any], bench: BenchReport) -> str:
     kept = ", ".join(f"{axis} {width['kept']} of {width['of']}" for axis, width in result["widths"].items())
     seconds = result["training_seconds"]
     text = "all" if result["train_tokens"] is None else f"the first {result['train_tokens']:,} tokens"
+    timed = "; ".join(RUNTIMES[runtime] for runtime in dict.fromkeys(row.runtime for row in bench.rows))
     speedups = ", ".join(f"{size.replace('x', ' × ')}: {ratio}×" for size, ratio in result["speedup"].items())
     return (
         "\n".join(lines)
         + f"\n\nUnits kept: {kept}. Gated and shrunken outputs differ by at most {result['max_abs_difference']:.1e}.\n"
         f"{result['epochs']} epochs of {text} of Penn Treebank; training took {seconds['dense']:.0f} s dense, "
         f"{seconds['gated']:.0f} s with gates.\n"
-        f"Speed-up, best runtime against best, batch × words, 1 thread: {speedups}.\n\n{bench.table()}\n"
+        f"Speed-up, best runtime against best ({timed}), batch × words, 1 thread: {speedups}.\n\n{bench.table()}\n"
     )
 
 

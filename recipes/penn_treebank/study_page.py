@@ -27,6 +27,11 @@ PLANS = (
     "cpu_tied_plan",
     "when_search",
 )
+DENSE = {  # plan without the dense network that its shares are of → that network's result
+    "fine_tune_search": "large_plan_dense",
+    "locked_search": "large_plan_dense",
+    "cpu_tied_plan": "cpu_plan_dense",
+}
 BENCHMARKS = (
     "bench_cpu",
     "bench_cpu_avx2",
@@ -62,7 +67,7 @@ def latency_table(report: BenchReport) -> str:
 
 
 def history_table(result: Mapping[str, Any], epochs: Sequence[int]) -> str:
-    """What a run by captured steps looked like after some of its epochs; steps per second are those of the epoch."""
+    """What a run by captured steps looked like after some of its epochs; learning rate and steps/s are of the epoch."""
     titles = [
         "epoch",
         "learning rate",
@@ -74,17 +79,18 @@ def history_table(result: Mapping[str, Any], epochs: Sequence[int]) -> str:
         "valid perplexity",
     ]
     lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
-    before = {row["epoch"] + 1: row for row in result["history"]}
+    start = {"step": 0, "seconds": 0.0, "learning_rate": result["config"]["model"]["init_args"]["learning_rate"]}
+    before = {1: start} | {row["epoch"] + 1: row for row in result["history"]}
     for row in result["history"]:
         if row["epoch"] in epochs:
-            last = before.get(row["epoch"], {"step": 0, "seconds": 0.0})
+            last = before[row["epoch"]]  # its learning rate is already that of the next epoch
             pace = (row["step"] - last["step"]) / (row["seconds"] - last["seconds"])
             rate = f"{pace:.1g}" if pace < 1 else f"{pace:.0f}"
             kept = ", ".join(str(round(units)) for name, units in row.items() if name.startswith("kept/"))
             density = f"{row['density']:.1%}" if "density" in row else ""
             price = ", ".join(f"{value:.2f}" for name, value in row.items() if name.split("/")[0] == "price")
             valid = row.get("valid/perplexity", "")
-            cells = [row["epoch"], f"{row['learning_rate']:.2f}", rate, kept, density, price]
+            cells = [row["epoch"], f"{last['learning_rate']:.2f}", rate, kept, density, price]
             lines.append(f"| {' | '.join(map(str, cells))} | {row['train/loss']:.3f} | {valid} |")
     return "\n".join(lines)
 
@@ -93,14 +99,18 @@ def filled(text: str) -> str:
     """The README with the tables of what is committed."""
     for name in PLANS:
         plan = read_plan(FOLDER / "configs" / f"{name}.yaml")
-        text = replaced(text, name, results_table(plan, results_so_far(plan, FOLDER / "out", RESULTS)))
+        whole = _result(DENSE[name])["multiply_adds"] if name in DENSE else None
+        text = replaced(text, name, results_table(plan, results_so_far(plan, FOLDER / "out", RESULTS), whole=whole))
     for name, epochs in HISTORIES.items():
-        result = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-        text = replaced(text, f"{name} history", history_table(result, epochs))
+        text = replaced(text, f"{name} history", history_table(_result(name), epochs))
     for name in BENCHMARKS:
         report = BenchReport.from_json((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
         text = replaced(text, name, latency_table(report))
     return text
+
+
+def _result(name: str) -> dict[str, Any]:
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
 
 
 def main() -> None:

@@ -102,7 +102,7 @@ def front_table() -> str:
 def whole_table() -> str:
     """The same and more, of all networks."""
     titles = ["network", "valid", "test", "units kept", "weights", "without embedding", "multiply-adds", "kept"]
-    lines = _head([*titles, *_speedup_titles(), "epochs", "training"])
+    lines = _head([*titles, *_speedup_titles(), "epochs", "training, wall clock"])
     for entry, result, share in _results():
         sizes = [f"{result[key]:,}" for key in ("parameters", "parameters_without_embedding", "multiply_adds")]
         quality = [f"{result[key]:.2f}" for key in ("quality", "final")]
