@@ -123,3 +123,18 @@ def test_an_unknown_figure_is_named(tmp_path: Path) -> None:
         Trainer(max_epochs=1, callbacks=[AverageLate(monitor="val_loss")], accelerator="cpu", **options).fit(
             noisy(), TinyText(200)
         )
+
+
+def test_an_average_from_before_units_were_removed_is_not_put_in() -> None:
+    model, average = noisy(), AverageLate(patience=None)
+    average.look(1.0, is_late=True)
+    average.take_(model)
+    model.network.decoder = torch.nn.Linear(3, WORDS)  # narrower, as after a removal
+    before = model.network.decoder.weight.detach().clone()
+    average.put_in_(model)
+    assert torch.equal(model.network.decoder.weight, before)
+    average.take_(model)
+    with torch.no_grad():
+        model.network.decoder.weight.zero_()
+    average.put_in_(model)
+    assert torch.equal(model.network.decoder.weight, before)

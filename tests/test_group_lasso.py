@@ -228,6 +228,19 @@ def test_the_smallest_root_mean_squares_close_at_the_freeze() -> None:
     assert norms[open].min() > norms[~open].max()
 
 
+def test_a_layer_of_small_weights_does_not_lose_all_its_units_at_the_freeze() -> None:
+    network: Any = WordTagger("LSTM", hidden=12, num_layers=2)
+    method = attached(network, GroupLasso(0.1, threshold=0.0, density=0.4, freeze=0.5), steps=4)
+    with torch.no_grad():
+        for name, parameter in network.encoder.named_parameters():
+            if name.endswith("_l0") or name == "weight_ih_l1":
+                parameter.mul_(0.01)
+    method.after_step(2)
+    kept = [int(units.sum()) for units in method.open_units().values()]
+    assert len(kept) == 2
+    assert all(3 <= units < 12 for units in kept)
+
+
 def test_weights_from_closed_units_do_not_count_at_the_freeze() -> None:
     network: Any = WordTagger("LSTM", hidden=12)
     method = attached(network, GroupLasso(0.1, threshold=0.0, density=0.4, freeze=0.5), steps=4)

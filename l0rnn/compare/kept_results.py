@@ -77,9 +77,7 @@ def missing_models(run: Run, earlier: Mapping[str, Mapping[str, Any]]) -> list[s
     return [name for name in sorted(run.needs("model")) if not Path(earlier[name]["model"]).exists()]
 
 
-def results_table(
-    plan: Plan, results: Mapping[tuple[str, int], Mapping[str, Any]], *, whole: int | None = None
-) -> str:
+def results_table(plan: Plan, results: Mapping[tuple[str, int], Mapping[str, Any]], *, whole: int | None = None) -> str:
     """All results so far in Markdown, with the share of the multiply-adds that is kept.
 
     Args:

@@ -148,6 +148,34 @@ def root_mean_squares(
     return {axis: (values / max(1, sizes[axis])).sqrt() for axis, values in sums.items()}
 
 
+def relative_root_mean_squares(
+    network: nn.Module, blueprint: Blueprint, open: Mapping[str, Tensor], *, embedding: bool = False
+) -> dict[str, Tensor]:
+    """`root_mean_squares` of the open units as multiples of their mean over the axis, axis → `(unit,)`.
+
+    Without the division an axis whose weights happen to be small, such as the first layer of a stack or an embedding,
+    would lose all its units first.
+
+    Args:
+        network: modules of plain torch, or gated ones.
+        blueprint: the network's blueprint.
+        open: axis → open units, bool `(unit,)`; weights from and to others do not count, and others have 0.
+        embedding: whether an untied embedding belongs to the groups of its units.
+
+    Example:
+        >>> from l0rnn.blueprint import draw_blueprint
+        >>> from l0rnn.wiring import Wiring
+        >>> network = nn.Sequential(nn.Linear(2, 3, bias=False), nn.Linear(3, 1))
+        >>> network[0].weight.data = torch.tensor([[1.0, 1.0], [2.0, 2.0], [3.0, 3.0]])
+        >>> network[1].weight.data = torch.tensor([[1.0, 2.0, 3.0]])
+        >>> blueprint = draw_blueprint(network, Wiring({"0": ["outside"], "1": ["0"]}))
+        >>> relative_root_mean_squares(network, blueprint, {"0": torch.ones(3, dtype=torch.bool)})["0"]
+        tensor([0.5000, 1.0000, 1.5000])
+    """
+    found = root_mean_squares(network, blueprint, open, embedding=embedding, open=open)
+    return {axis: values / values[open[axis]].mean().clamp(min=1e-12) for axis, values in found.items()}
+
+
 def group_entries(
     network: nn.Module, blueprint: Blueprint, axes: Collection[str], *, embedding: bool = False
 ) -> Iterator[Tensor]:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from l0rnn.cost import Cost
 from l0rnn.layers.gated_recurrence import GatedUnits
-from l0rnn.methods.group_norms import root_mean_squares
+from l0rnn.methods.group_norms import relative_root_mean_squares
 from l0rnn.methods.units import UnitMethod, check_density
 from l0rnn.schedule import cubic_density
 from l0rnn.wiring import Wiring
@@ -17,11 +17,10 @@ class StructuredMagnitude(UnitMethod):
 
     Removes: whole units. Rule: a unit is worth the root mean square of all weights that write or read it
     (`unit_square_sums` divided by the size of the group), not counting those from and to units that are closed already,
-    as a multiple of the mean of its axis. Without that division the axis whose weights happen to be small, such as the
-    units of an embedding, would lose all its units first. From ``start`` to ``end`` the multiply-adds kept fall from 1
-    to ``density`` along a cubic curve, fast at first and slowly at the end; what is left after ``end`` is fine-tuning.
-    Closed units stay closed, and every axis keeps its best unit. The weights themselves are not changed. Cost at run
-    time: that of a smaller dense network.
+    as a multiple of the mean of its axis (`relative_root_mean_squares`). From ``start`` to ``end`` the multiply-adds
+    kept fall from 1 to ``density`` along a cubic curve, fast at first and slowly at the end; what is left after ``end``
+    is fine-tuning. Closed units stay closed, and every axis keeps its best unit. The weights themselves are not
+    changed. Cost at run time: that of a smaller dense network.
 
     Args:
         density: multiply-adds to keep, as a fraction of the dense network's, in (0, 1].
@@ -97,6 +96,5 @@ class StructuredMagnitude(UnitMethod):
 
     def scores(self) -> dict[str, Tensor]:
         """Root mean square of the weights of each unit over that of its axis, `(unit,)`; closed units have 0."""
-        open = self.open_units()
-        scores = root_mean_squares(self._network[0], self.blueprint, self._gates, embedding=self.embedding, open=open)
-        return {axis: values / values[open[axis]].mean().clamp(min=1e-12) for axis, values in scores.items()}
+        network, open = self._network[0], self.open_units()
+        return relative_root_mean_squares(network, self.blueprint, open, embedding=self.embedding)

@@ -71,7 +71,7 @@ class AverageLate(Callback):
         if self._steps is None:
             return
         weights = _averaged(module)
-        if {name: weight.shape for name, weight in weights.items()} != {n: m.shape for n, m in self._mean.items()}:
+        if not self._fits(weights):
             self._steps, self._mean = 0, {name: torch.zeros_like(weight) for name, weight in weights.items()}
         self._steps += 1
         for name, weight in weights.items():
@@ -79,10 +79,11 @@ class AverageLate(Callback):
 
     @torch.no_grad()
     def put_in_(self, module: Any) -> None:
-        """Put the average, if there is one, in the place of the weights."""
-        if not self._steps:
+        """Put the average, if there is one, in the place of the weights; not one from before units were removed."""
+        weights = _averaged(module)
+        if not self._steps or not self._fits(weights):
             return
-        masks, weights = module.method.masks(), _averaged(module)
+        masks = module.method.masks()
         self._own = {name: weight.clone() for name, weight in weights.items()}
         for name, weight in weights.items():
             weight.copy_(self._mean[name] * masks[name] if name in masks else self._mean[name])
@@ -93,6 +94,10 @@ class AverageLate(Callback):
         for name, weight in _averaged(module).items() if self._own else ():
             weight.copy_(self._own[name])
         self._own = {}
+
+    def _fits(self, weights: dict[str, Tensor]) -> bool:
+        shapes = {name: mean.shape for name, mean in self._mean.items()}
+        return shapes == {name: weight.shape for name, weight in weights.items()}
 
     def keep_(self, module: Any) -> None:
         """End with the average instead of the weights."""
@@ -130,11 +135,11 @@ class AverageLate(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Save what is evaluated: the average, with the weights to go on with beside it."""
-        if not self._steps:
-            return
         is_in_place = bool(self._own)
         if not is_in_place:
             self.put_in_(pl_module)
+        if not self._own:  # no average yet
+            return
         checkpoint[WEIGHTS] = {name: weight.clone() for name, weight in self._own.items()}
         checkpoint["state_dict"] = {name: value.clone() for name, value in pl_module.state_dict().items()}
         if not is_in_place:

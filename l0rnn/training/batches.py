@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lightning.pytorch.utilities.data import extract_batch_size
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 
@@ -22,7 +23,9 @@ def inputs_of(batch: Any) -> Any:
 
 
 def number_of_targets(batch: Any) -> int:
-    """How many targets the loss of a batch is a mean over: numbers in its second tensor, or else its size.
+    """How many targets the loss of a batch is a mean over: numbers in its second tensor, or else its size, or 1.
+
+    1 is for objects of which Lightning does not know the size; each of their batches then counts alike.
 
     Example:
         >>> import torch
@@ -31,7 +34,10 @@ def number_of_targets(batch: Any) -> int:
     """
     if isinstance(batch, (tuple, list)) and len(batch) > 1 and isinstance(batch[1], Tensor):
         return batch[1].numel()
-    return extract_batch_size(batch)
+    try:
+        return extract_batch_size(batch)
+    except MisconfigurationException:
+        return 1
 
 
 def of_size(example: Any, batch: int, steps: int) -> Any:

@@ -146,4 +146,4 @@ def test_the_committed_plans_can_be_read(path: Path) -> None:
 
 def test_the_plans_are_there() -> None:
     names = {"large_plan", "medium_plan", "cpu_plan", "cpu_search", "cpu_40_search", "cpu_tied_plan", "when_search"}
-    assert {path.stem for path in CONFIGS} == {*names, "fine_tune_search", "locked_search"}
+    assert {path.stem for path in CONFIGS} == {*names, "fine_tune_search", "locked_search", "methods_search"}
