@@ -255,7 +255,7 @@ class _Draughtsman:
         shared = shared_elsewhere(self.network, self.wiring, described)
         for weight in self.blueprint.weights:
             for axis in {axis for axes in weight.axes.values() for axis in axes if weight.name in shared}:
-                self._fix(axis, f"{shared[weight.name]!r}, which the wiring does not describe, shares {weight.name!r}")
+                self._fix(axis, f"{shared[weight.name]!r}, whose weights stay as they are, shares {weight.name!r}")
         inner = {f"{axis.layer}.{key}" for axis in self.blueprint.axes.values() for key in self._inner_keys(axis.layer)}
         for axis in list(self.blueprint.axes.values()):
             if axis.name not in read | inner:

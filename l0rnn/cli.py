@@ -39,7 +39,7 @@ formats
 
 Every export is run against the model before it is moved to its place.
 """
-OPTIONS = {  # option of `export` → its argument of the Python function, and the formats that have it
+EXPORT_OPTIONS = {  # option of `export` → its argument of the Python function, and the formats that have it
     "text": ("text", ("int8",)),
     "tolerance": ("tolerance", ("int8",)),
     "opset": ("opset", ("onnx", "int8")),
@@ -178,17 +178,17 @@ def _shrink(options: argparse.Namespace) -> None:
 def _export(options: argparse.Namespace) -> None:
     from l0rnn import export
 
-    chosen = {name: getattr(options, name) for name in OPTIONS if getattr(options, name) is not None}
+    chosen = {name: getattr(options, name) for name in EXPORT_OPTIONS if getattr(options, name) is not None}
     for name in chosen:
-        if options.format not in OPTIONS[name][1]:
-            formats = " or ".join(OPTIONS[name][1])
+        if options.format not in EXPORT_OPTIONS[name][1]:
+            formats = " or ".join(EXPORT_OPTIONS[name][1])
             raise ValueError(f"--{name} is for --format {formats}, got {options.format}; leave it out")
     network, vocabulary, figures = _shrunken(options.model)
     if options.vocabulary is not None:
         vocabulary = export.checked_vocabulary(export.read_json(options.vocabulary))
     if "text" in chosen:
         chosen["text"] = export.text_columns(vocabulary, options.text.read_text(encoding="utf-8"))
-    arguments = {OPTIONS[name][0]: value for name, value in chosen.items()}
+    arguments = {EXPORT_OPTIONS[name][0]: value for name, value in chosen.items()}
     arguments |= {"vocabulary": vocabulary, "figures": figures, "overwrite": options.overwrite}
     writers = {
         "native": export.save_dense,

@@ -25,6 +25,7 @@ class Objective(nn.Module, ABC):
     call_size: CallSize | None = None  # the call whose milliseconds are priced, if any are
     table: Mapping[str, Any] | str | None = None  # those that were measured already, as plain data
     latency: LatencyTable | None = None  # what the method prices them by
+    start: float = 0.0  # fraction of the training before which nothing has a price
 
     @abstractmethod
     def check(self, minimum: Cost, dense: Cost) -> None:

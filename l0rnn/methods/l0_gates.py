@@ -73,11 +73,10 @@ class L0Gates(UnitMethod):
             raise ValueError(f"`spread` must be >= 0, got {spread}")
         if not 0 < freeze <= 1:
             raise ValueError(f"`freeze` must be a fraction of the training in (0, 1], got {freeze}")
-        start = getattr(objective, "start", 0.0)
-        if not start < freeze:
+        if not objective.start < freeze:
             raise ValueError(
-                f"`freeze` must be after the `start` of the objective, {start}, got {freeze}: gates that are fixed "
-                "before they have a price choose nothing; raise `freeze` or lower `start`"
+                f"`freeze` must be after the `start` of the objective, {objective.start}, got {freeze}: gates that "
+                "are fixed before they have a price choose nothing; raise `freeze` or lower `start`"
             )
         self.objective = objective
         self.open_probability = open_probability

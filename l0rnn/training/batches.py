@@ -31,6 +31,8 @@ def number_of_targets(batch: Any) -> int:
         >>> import torch
         >>> number_of_targets((torch.zeros(7, 2, 3), torch.zeros(7, 2))), number_of_targets({"x": torch.zeros(5, 3)})
         (14, 5)
+        >>> number_of_targets(object())
+        1
     """
     if isinstance(batch, (tuple, list)) and len(batch) > 1 and isinstance(batch[1], Tensor):
         return batch[1].numel()

@@ -89,7 +89,7 @@ def runtimes() -> list[str]:
     try:
         check_runtimes(both, "cpu")
     except (ModuleNotFoundError, ValueError):
-        return both[:1]
+        return ["torch"]
     return both
 
 
