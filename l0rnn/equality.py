@@ -83,24 +83,6 @@ def compare(
     return worst, (loosest if tolerance is None else tolerance) * scale
 
 
-def moved_to(inputs: Any, device: torch.device) -> Any:
-    """Inputs in any nesting of tuples, lists and dicts on a device.
-
-    Example:
-        >>> moved_to((torch.ones(1), [2, None]), torch.device("meta"))
-        (tensor(..., device='meta', size=(1,)), [2, None])
-    """
-    if isinstance(inputs, (Tensor, PackedSequence)):
-        part: Any = inputs  # the two `to` differ in their stubs
-        return part.to(device)
-    if isinstance(inputs, dict):
-        return {key: moved_to(part, device) for key, part in inputs.items()}
-    if isinstance(inputs, (tuple, list)):
-        parts = [moved_to(part, device) for part in inputs]
-        return type(inputs)(*parts) if hasattr(inputs, "_fields") else type(inputs)(parts)  # a named tuple, or not
-    return inputs
-
-
 def _difference(a: Tensor, b: Tensor) -> float:
     """Largest difference of two tensors; infinite where one is infinite or NaN and the other is not the same."""
     is_special = ~(a.isfinite() & b.isfinite())

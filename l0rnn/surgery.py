@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from l0rnn.axes import Blueprint
 from l0rnn.blueprint import draw_blueprint
 from l0rnn.construction import build
-from l0rnn.equality import as_arguments, compare, moved_to
+from l0rnn.equality import as_arguments, compare
 from l0rnn.layers import Gates
 from l0rnn.layers.gating import network_gates
+from l0rnn.nesting import moved_to
 from l0rnn.wiring import Wiring
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from l0rnn.bench import benchmark, parameter_bytes, sample_seconds, timing
-from l0rnn.bench.arguments import moved as moved_to
 from l0rnn.bench_report import BenchReport, BenchRow
 from l0rnn.layers import RaggedRNN
 from l0rnn.onednn import onednn
@@ -457,17 +456,6 @@ def test_a_state_that_is_none_says_how_to_leave_it_out() -> None:
     with pytest.raises(ValueError, match="with its state passed back: lengths need .*; `carry_state=False` passes no"):
         benchmark({"a": Attentive()}, features, grid=ONE_STEP)
     assert benchmark({"a": Attentive()}, features, grid=ONE_STEP, seconds=0.001, rounds=1, carry_state=False).rows
-
-
-def test_inputs_are_moved_with_their_structure() -> None:
-    packed = nn.utils.rnn.pack_sequence([torch.zeros(2, 1)])
-    inputs = (torch.zeros(1), [packed, {"a": torch.zeros(2), "b": "text"}], None)
-    moved = moved_to(inputs, torch.device("meta"))
-    assert moved[0].is_meta
-    assert moved[1][0].data.is_meta
-    assert moved[1][1]["a"].is_meta
-    assert moved[1][1]["b"] == "text"
-    assert moved[2] is None
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
@@ -16,13 +16,11 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from l0rnn import Budget, Dense, L0GatedGRU, L0GatedLSTM, L0Gates, Penalty, PrunableModule, shrink
 from l0rnn.cost import cost
-from l0rnn.equality import moved_to
 from l0rnn.layers import Gates
 from l0rnn.methods import GradualMagnitude, Method
 from l0rnn.models import load_model
 from l0rnn.surgery import is_prunable
 from l0rnn.training import ScaleDropout
-from l0rnn.training.batches import detached
 from l0rnn.training.optimizer import WeightsAndGates
 from l0rnn.wiring import OUTSIDE, Wiring, reads
 from recipes.penn_treebank.data import SegmentLoader, batchify
@@ -187,13 +185,6 @@ class TestCarriedState:
             )
             weights.append({name: value.clone() for name, value in module.state_dict().items()})
         assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
-
-    def test_detached_keeps_the_nesting(self) -> None:
-        leaf = torch.ones(1, requires_grad=True) * 2
-        state = detached({"a": (leaf, [leaf]), "b": None})
-        assert not state["a"][0].requires_grad
-        assert isinstance(state["a"][1], list)
-        assert state["b"] is None
 
 
 class TestCheckpoints:
@@ -380,19 +371,6 @@ def test_a_module_is_known_as_prunable_by_what_it_finds_with_getattr() -> None:
     """From Python 3.12 on isinstance of a protocol does not look there, where a module has its submodules."""
     assert is_prunable(model())
     assert not is_prunable(model().network)
-
-
-def test_examples_are_moved_in_any_nesting() -> None:
-    class Pair(NamedTuple):
-        words: torch.Tensor
-        rest: Any
-
-    packed = torch.nn.utils.rnn.pack_sequence([torch.ones(2, 1)])
-    pair = moved_to(Pair(torch.ones(1), [{"a": torch.ones(2)}, None, packed]), torch.device("meta"))
-    assert type(pair) is Pair
-    assert pair.words.device.type == pair.rest[0]["a"].device.type == "meta"
-    assert pair.rest[1] is None
-    assert pair.rest[2].data.device.type == "meta"
 
 
 class Features(Dataset[Any]):

@@ -4,23 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parameter import is_lazy
-from torch.nn.utils.rnn import PackedSequence
-
-
-def moved(value: Any, device: torch.device) -> Any:
-    """A value with its tensors, also those in tuples, lists and dicts, on a device."""
-    if isinstance(value, (Tensor, PackedSequence)):
-        return value.to(device)  # type: ignore[arg-type]
-    if type(value) in (tuple, list):
-        return type(value)(moved(part, device) for part in value)
-    if type(value) is dict:
-        return {key: moved(part, device) for key, part in value.items()}
-    return value
 
 
 def check_numbers(grid: Sequence[tuple[int, int]], threads: Sequence[int], *, seconds: float, rounds: int) -> None:

@@ -15,11 +15,12 @@ import torch
 from torch import nn
 
 from l0rnn.bench import timing
-from l0rnn.bench.arguments import check_networks, check_numbers, checked_device, moved
+from l0rnn.bench.arguments import check_networks, check_numbers, checked_device
 from l0rnn.bench.roofline import Roofline, Work, measure_roofline, work_of
 from l0rnn.bench.timing import Call, CannotRunError, Others
 from l0rnn.bench_report import BenchReport, BenchRow, environment
 from l0rnn.layers import Gates
+from l0rnn.nesting import moved_to
 from l0rnn.onednn import chooses_path, onednn
 
 SWITCHES = {"onednn": True, "native": False, "automatic": None}  # runtime of torch on a CPU → oneDNN
@@ -105,7 +106,7 @@ def benchmark(
                     f"`make_inputs` must return a tuple of positional arguments, got {type(inputs).__name__}; "
                     "return `(inputs,)` for a single one"
                 )
-            inputs = moved(inputs, device)
+            inputs = moved_to(inputs, device)
             for count in dict.fromkeys(threads):
                 torch.set_num_threads(count)
                 place = _Place(batch, steps, count)

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from l0rnn.axes import Blueprint
 from l0rnn.distillation import TEACHERS
 from l0rnn.layers.recurrent import recurrent_sizes
+from l0rnn.nesting import sequence_like
 
 
 def check_optimizer_state(optimizer: Optimizer) -> None:
@@ -105,7 +106,7 @@ def cut_state(state: Any, known: Sequence[RecurrentState], chosen: Mapping[str, 
             name: part if name == TEACHERS else cut_state(part, by_layer[name], chosen) for name, part in state.items()
         }
     if isinstance(state, (tuple, list)):
-        return type(state)(cut_state(part, known, chosen) for part in state)
+        return sequence_like(state, (cut_state(part, known, chosen) for part in state))
     if not isinstance(state, Tensor) or state.dim() not in (2, 3):  # (layer·direction, unit) without batch
         return state
     fitting = [rows for rows in known if (len(rows.axes), rows.size) == (state.size(0), state.size(-1))]

@@ -8,6 +8,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.data import extract_batch_size
 from torch import Tensor
 
+from l0rnn.nesting import map_tensors
+
 
 def inputs_of(batch: Any) -> Any:
     """What the network is called with: the first of a tuple or list, or a batch that is a tensor; else None.
@@ -58,10 +60,4 @@ def of_size(example: Any, batch: int, steps: int) -> Any:
 
 def detached(state: Any) -> Any:
     """A recurrent state, in any nesting of tuples, lists and dicts, cut off from its graph."""
-    if isinstance(state, Tensor):
-        return state.detach()
-    if isinstance(state, dict):
-        return {key: detached(part) for key, part in state.items()}
-    if isinstance(state, (tuple, list)):
-        return type(state)(detached(part) for part in state)
-    return state
+    return map_tensors(Tensor.detach, state)
