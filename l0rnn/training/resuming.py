@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def random_state() -> dict[str, Any]:
-    """The state of all random number generators."""
+    """The state of the random number generators of torch."""
     state: dict[str, Any] = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state_all()
