@@ -78,6 +78,7 @@ STUDIES = (  # each against its first network
         Entry("selection, 17 %", "cpu_plan_l0-17", SMALL_WIDTHS),
         Entry("its widths from scratch", "cpu_plan_small-dense-of-l0-s-widths-17", SMALL_WIDTHS),
         Entry("structured magnitude, 17 %", "cpu_plan_structured-magnitude-17", ("bench_cpu_avx2", "222-207-68")),
+        Entry("group lasso (ISS), 17 %", "cpu_plan_group-lasso-iss-17", ("bench_cpu_iss_avx2", "400-111-82")),
     ),
 )
 
