@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 
 def map_tensors(change: Callable[[Any], Any], nested: Any) -> Any:
-    """Everything as it is, but each tensor and `PackedSequence` changed.
+    """The same nesting with each tensor and `PackedSequence` changed; dicts of any class become plain ones.
 
     Example:
         >>> map_tensors(torch.neg, {"a": (torch.ones(1), None), "b": [torch.zeros(1), 2]})

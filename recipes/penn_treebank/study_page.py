@@ -93,7 +93,8 @@ def history_table(result: Mapping[str, Any], epochs: Sequence[int]) -> str:
             rate = f"{pace:.1g}" if pace < 1 else f"{pace:.0f}"
             kept = ", ".join(str(round(units)) for name, units in row.items() if name.startswith("kept/"))
             density = f"{row['density']:.1%}" if "density" in row else ""
-            price = ", ".join(f"{value:.2f}" for name, value in row.items() if name.split("/")[0] == "price")
+            prices = [value for name, value in row.items() if name.split("/")[0] == "price"]
+            price = ", ".join(f"{value:.2f}" if value == 0 or value >= 0.005 else f"{value:.0e}" for value in prices)
             valid = row.get("valid/perplexity", "")
             cells = [row["epoch"], f"{last['learning_rate']:.2f}", rate, kept, density, price]
             lines.append(f"| {' | '.join(map(str, cells))} | {row['train/loss']:.3f} | {valid} |")

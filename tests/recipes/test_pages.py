@@ -63,3 +63,10 @@ def test_the_front_page_has_the_same_figures_in_fewer_digits() -> None:
     tests = [f"{float(row[2]):.1f}" for row, entry in zip(whole, entries, strict=True) if entry.on_front]
     assert [row[0] for row in shown] == [entry.name for entry in entries if entry.on_front]
     assert [row[1] for row in shown] == tests
+
+
+def test_a_small_price_is_not_shown_as_none() -> None:
+    row = {"epoch": 1, "step": 10, "seconds": 5.0, "learning_rate": 1.0, "train/loss": 6.0, "price": 7e-5}
+    result = {"config": {"model": {"init_args": {"learning_rate": 1.0}}}, "history": [row]}
+    assert "| 7e-05 | 6.000 |" in study_page.history_table(result, [1])
+    assert "| 0.00 | 6.000 |" in study_page.history_table(result | {"history": [row | {"price": 0.0}]}, [1])
