@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from l0rnn.budget import Budget
-from l0rnn.hard_concrete import HardConcrete
-from l0rnn.layers import GatedGRU, GatedLSTM, GatedRNN, RaggedRNN
+from l0rnn.cost.budget import Budget
+from l0rnn.cost.objective import Penalty
+from l0rnn.gates.hard_concrete import HardConcrete
+from l0rnn.gates.recurrence import GatedGRU, GatedLSTM, GatedRNN
 from l0rnn.methods import Dense, L0Gates, Method
-from l0rnn.objective import Penalty
-from l0rnn.surgery import shrink
+from l0rnn.recurrent.ragged_rnn import RaggedRNN
+from l0rnn.surgery.shrink import shrink
 from l0rnn.version import __version__ as __version__
 from l0rnn.wiring import OUTSIDE, Wiring, reads
 

@@ -20,8 +20,8 @@ from l0rnn.axes import (
     Weight,
     dimensions,
 )
-from l0rnn.layers.ragged_rnn import RaggedRNN
-from l0rnn.layers.recurrent import recurrent_output_keys, recurrent_parameter_name, recurrent_sizes
+from l0rnn.recurrent.names import recurrent_output_keys, recurrent_parameter_name, recurrent_sizes
+from l0rnn.recurrent.ragged_rnn import RaggedRNN
 from l0rnn.wiring import OUTSIDE, Wiring
 from l0rnn.wiring_checks import check_names, check_parameter, described_layers, shared_elsewhere
 

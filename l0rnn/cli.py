@@ -167,7 +167,7 @@ def _add_tune(commands: Any) -> None:
 def _shrink(options: argparse.Namespace) -> None:
     from l0rnn.export import save_dense
     from l0rnn.models import load_model
-    from l0rnn.surgery import operate
+    from l0rnn.surgery.shrink import operate
 
     surgery = operate(load_model(options.checkpoint), multiple_of=options.multiple_of)
     save_dense(surgery.network, options.out, overwrite=options.overwrite)
@@ -209,7 +209,7 @@ def _shrunken(path: Path) -> tuple[Any, Any, Any]:
     """The shrunken network of a directory or checkpoint, with its vocabulary and figures where it has them."""
     from l0rnn.export import load_dense, read_config, read_vocabulary
     from l0rnn.models import load_model
-    from l0rnn.surgery import shrink
+    from l0rnn.surgery.shrink import shrink
     from l0rnn.training.shrunken import load_shrunken
 
     if path.is_dir():
@@ -224,8 +224,9 @@ def _shrunken(path: Path) -> tuple[Any, Any, Any]:
 def _generate(options: argparse.Namespace) -> None:
     import torch
 
-    from l0rnn.export import generate, open_streamer
+    from l0rnn.export import open_streamer
     from l0rnn.export.vocabulary import decode, encode
+    from l0rnn.models import generate
 
     streamer = open_streamer(options.model)
     if streamer.vocabulary is None:
@@ -271,7 +272,7 @@ def _compare(options: argparse.Namespace) -> None:
 def _network(path: Path) -> Any:
     """The dense network of a path: a directory of `save_dense`, or a checkpoint, ungated at its full width."""
     from l0rnn.export import load_dense
-    from l0rnn.language_model import LanguageModel
+    from l0rnn.language.language_model import LanguageModel
     from l0rnn.models import load_model
     from l0rnn.training.shrunken import load_shrunken
 

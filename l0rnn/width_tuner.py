@@ -11,10 +11,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from l0rnn.bench import benchmark
+from l0rnn.bench.latency.measurement import present_device
 from l0rnn.blueprint import draw_blueprint
-from l0rnn.cost import cost
-from l0rnn.latency_measurement import present_device
-from l0rnn.surgery import Prunable, operate
+from l0rnn.cost.cost import cost
+from l0rnn.surgery.shrink import Prunable, operate
 from l0rnn.wiring import Wiring
 
 LEAST_GAIN = 1.03  # a speedup below this is within what two measurements of one network differ by

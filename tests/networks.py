@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from l0rnn.layers import Gates
+from l0rnn.gates import Gates
 from l0rnn.wiring import OUTSIDE, Wiring, reads
 
 CELLS: dict[str, tuple[type[nn.RNNBase], dict[str, Any]]] = {

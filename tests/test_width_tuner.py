@@ -12,7 +12,7 @@ import torch
 from lightning import Trainer
 
 from l0rnn import Budget, L0GatedLSTM, shrink, width_tuner
-from l0rnn.bench_report import BenchReport, BenchRow
+from l0rnn.bench.report import BenchReport, BenchRow
 from l0rnn.cli import main
 from l0rnn.width_tuner import TunedWidths, WidthReport, tune_widths
 from recipes.penn_treebank.data import SegmentLoader, batchify

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from l0rnn.bench import benchmark
-from l0rnn.bench_report import BenchReport
+from l0rnn.bench.report import BenchReport
 from l0rnn.compare.one_run import build
 from l0rnn.compare.plan import Plan
 from l0rnn.export import load_dense

@@ -13,9 +13,9 @@ import torch
 import yaml
 
 from l0rnn.blueprint import draw_blueprint
-from l0rnn.cost import Cost, cost, masked_cost
+from l0rnn.cost.cost import Cost, cost, masked_cost
 from l0rnn.export import save_dense
-from l0rnn.surgery import operate
+from l0rnn.surgery.shrink import operate
 from l0rnn.training.callbacks import Paused, PauseOnSignal, WriteProgress
 from l0rnn.training.configuration import build_run, last_checkpoint, training_seconds
 

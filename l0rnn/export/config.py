@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import nn
 
-from l0rnn.export.aside import CONFIG
 from l0rnn.export.describe import describe_layers, layer_widths, tied_parameters, wiring_of
-from l0rnn.export.strict_json import read_json, shown
+from l0rnn.export.directory import CONFIG
+from l0rnn.export.untrusted_json import read_json, shown
 from l0rnn.version import __version__
 
 FORMAT = 1
@@ -54,7 +54,7 @@ def config_of(network: nn.Module, *, has_vocabulary: bool = False, figures: Figu
         ValueError: if the network has gates or layers that the format cannot hold, or a figure is not a number or text.
 
     Example:
-        >>> from l0rnn.language_model import LanguageModel
+        >>> from l0rnn.language.language_model import LanguageModel
         >>> config_of(LanguageModel(50, 4, 6)).widths
         {'embedding': 4, 'encoder.l0': 6, 'encoder.l1': 6, 'decoder': 50}
     """

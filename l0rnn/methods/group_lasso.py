@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from l0rnn.cost import Cost
-from l0rnn.layers.gated_recurrence import GatedUnits
+from l0rnn.cost.cost import Cost
+from l0rnn.cost.schedule import ramp_done
+from l0rnn.gates.recurrence import GatedUnits
 from l0rnn.methods.group_norms import (
     group_entries,
     group_sizes,
@@ -14,7 +15,6 @@ from l0rnn.methods.group_norms import (
     unit_square_sums,
 )
 from l0rnn.methods.units import UnitMethod, check_density
-from l0rnn.schedule import ramp_done
 from l0rnn.wiring import Wiring
 
 EPSILON = 1e-8  # under the root, as in the published code, so that the gradient of an empty group is 0 and not NaN

@@ -8,16 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from l0rnn.axes import Blueprint
+from l0rnn.bench.latency.measurement import find_table
+from l0rnn.bench.latency.table import LatencyTable
 from l0rnn.blueprint import draw_blueprint
-from l0rnn.cost import Cost, cost
-from l0rnn.expected_cost import ExpectedCost
-from l0rnn.hard_concrete import HardConcrete
-from l0rnn.latency_measurement import find_table
-from l0rnn.latency_table import LatencyTable
-from l0rnn.layers.gated_recurrence import GatedUnits
-from l0rnn.layers.gating import axes_to_gate
+from l0rnn.cost.cost import Cost, ExpectedCost, cost
+from l0rnn.cost.objective import Objective
+from l0rnn.gates.hard_concrete import HardConcrete
+from l0rnn.gates.network import axes_to_gate
+from l0rnn.gates.recurrence import GatedUnits
 from l0rnn.methods.units import UnitMethod
-from l0rnn.objective import Objective
 from l0rnn.wiring import Wiring
 
 
@@ -44,7 +43,7 @@ class L0Gates(UnitMethod):
         ValueError: if an argument is out of range.
 
     Example:
-        >>> from l0rnn.budget import Budget
+        >>> from l0rnn.cost.budget import Budget
         >>> network = nn.Sequential()
         >>> network.encoder, network.decoder = nn.LSTM(4, 8), nn.Linear(8, 2)
         >>> method = L0Gates(Budget(density=0.5))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from l0rnn.axes import Weight
+from l0rnn.cost.schedule import cubic_density
 from l0rnn.methods.masks import MaskMethod
 from l0rnn.methods.thresholds import (
     Scope,
@@ -21,7 +22,6 @@ from l0rnn.methods.thresholds import (
     step_of,
     two_slope_threshold,
 )
-from l0rnn.schedule import cubic_density
 
 Schedule = Literal["cubic", "two_slope"]
 

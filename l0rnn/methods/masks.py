@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from l0rnn.axes import Weight
 from l0rnn.blueprint import draw_blueprint
-from l0rnn.cost import masked_cost
+from l0rnn.cost.cost import masked_cost
 from l0rnn.methods.method import Method
 from l0rnn.wiring import Wiring
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from l0rnn.axes import Weight
 from l0rnn.extras import require
-from l0rnn.layered_graph import GRAPH_KINDS, GraphKind, random_graph
+from l0rnn.methods.layered_graph import GRAPH_KINDS, GraphKind, random_graph
 from l0rnn.methods.masks import MaskMethod
 from l0rnn.wiring import Wiring
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from l0rnn.cost import Cost
-from l0rnn.layers.gated_recurrence import GatedUnits
+from l0rnn.cost.cost import Cost
+from l0rnn.gates.recurrence import GatedUnits
 from l0rnn.methods.units import UnitMethod, check_density
 from l0rnn.wiring import Wiring
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from l0rnn.cost import Cost
-from l0rnn.layers.gated_recurrence import GatedUnits
+from l0rnn.cost.cost import Cost
+from l0rnn.cost.schedule import cubic_density
+from l0rnn.gates.recurrence import GatedUnits
 from l0rnn.methods.group_norms import relative_root_mean_squares
 from l0rnn.methods.units import UnitMethod, check_density
-from l0rnn.schedule import cubic_density
 from l0rnn.wiring import Wiring
 
 

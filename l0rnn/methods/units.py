@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from l0rnn.axes import Blueprint
 from l0rnn.blueprint import draw_blueprint
-from l0rnn.budget import Budget
-from l0rnn.cost import Cost, cost
-from l0rnn.hard_concrete import HardConcrete
-from l0rnn.layers.gated_recurrence import GatedUnits
-from l0rnn.layers.gates import Gates
-from l0rnn.layers.gating import axes_to_gate, gate_network_
+from l0rnn.cost.budget import Budget
+from l0rnn.cost.cost import Cost, cost
+from l0rnn.gates.gates import Gates
+from l0rnn.gates.hard_concrete import HardConcrete
+from l0rnn.gates.network import axes_to_gate, gate_network_
+from l0rnn.gates.recurrence import GatedUnits
 from l0rnn.methods.method import Method
-from l0rnn.surgery import units_to_keep
+from l0rnn.surgery.shrink import units_to_keep
 from l0rnn.wiring import Wiring
 
 

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from l0rnn.axes import Blueprint, Weight
 from l0rnn.blueprint import draw_blueprint
-from l0rnn.equality import as_arguments, compare
-from l0rnn.layers import Gates
+from l0rnn.gates.gates import Gates
 from l0rnn.sparse.bsr import BSRMatrix
 from l0rnn.sparse.csr import CSRMatrix
 from l0rnn.sparse.linear import SparseLinear
 from l0rnn.sparse.matrix import SparseMatrix
 from l0rnn.sparse.recurrence import SparseRNN
+from l0rnn.surgery.proof import as_arguments, compare
 from l0rnn.wiring import Wiring
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from torch.optim import SGD, Optimizer
 from l0rnn.blueprint import draw_blueprint
 from l0rnn.methods import Dense, Method
 from l0rnn.methods.units import unit_method
-from l0rnn.removal import buildable, remove_units_, resize_, resized_shapes
+from l0rnn.surgery.removal import buildable, remove_units_, resize_, resized_shapes
 from l0rnn.training.averaging import refuse_early_averages
 from l0rnn.training.batches import detached, inputs_of, number_of_targets, of_size
 from l0rnn.training.optimizer import build_optimizer, single_optimizers

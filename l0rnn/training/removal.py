@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from l0rnn.axes import Blueprint
-from l0rnn.cost import cost
-from l0rnn.layers import Gates
-from l0rnn.layers.gating import network_gates
+from l0rnn.cost.cost import cost
+from l0rnn.gates.gates import Gates
+from l0rnn.gates.network import network_gates
 from l0rnn.methods.units import unit_method
-from l0rnn.removal import buildable, check_optimizer_state
+from l0rnn.surgery.removal import buildable
+from l0rnn.surgery.states import check_optimizer_state
 from l0rnn.training.module import PrunableModule
 from l0rnn.training.optimizer import single_optimizers
 

@@ -23,7 +23,7 @@ from lightning.pytorch.cli import SaveConfigCallback
 
 from l0rnn.blueprint import draw_blueprint
 from l0rnn.compare.one_run import build, device_name, main, write_result
-from l0rnn.cost import cost
+from l0rnn.cost.cost import cost
 from l0rnn.methods import METHODS
 from l0rnn.training import AverageLate
 from l0rnn.training.configuration import TrainingTime

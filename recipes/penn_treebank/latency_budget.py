@@ -21,15 +21,15 @@ from typing import Any
 import torch
 
 from l0rnn.bench import benchmark
+from l0rnn.bench.latency.grid import CallSize
+from l0rnn.bench.latency.measurement import measure_latency
 from l0rnn.blueprint import draw_blueprint
-from l0rnn.budget import Budget
-from l0rnn.cost import cost
-from l0rnn.latency_grid import CallSize
-from l0rnn.latency_measurement import measure_latency
-from l0rnn.layers.gating import axes_to_gate
+from l0rnn.cost.budget import Budget
+from l0rnn.cost.cost import cost
+from l0rnn.gates.network import axes_to_gate
 from l0rnn.methods import L0Gates
 from l0rnn.models import L0GatedLSTM
-from l0rnn.surgery import operate
+from l0rnn.surgery.shrink import operate
 from recipes.penn_treebank.train import build, perplexity, write_json
 
 CONFIG = Path(__file__).parent / "configs" / "compare_base.yaml"

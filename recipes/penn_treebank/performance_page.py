@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from l0rnn.bench_report import RUNTIMES, BenchReport
+from l0rnn.bench.report import RUNTIMES, BenchReport
 from recipes.pages import replaced
 from recipes.penn_treebank.bench_large import BY_HAND, KINDS, over_by_hand, report_path
 from recipes.penn_treebank.removal_time import table as removal_table

@@ -2,7 +2,7 @@
 
     python -m recipes.penn_treebank.rounding_time --out recipes/penn_treebank/results/rounding_time.json
 
-Forward and backward of one layer, torch's kernel and `l0rnn.layers.rounded_lstm`, in turns (A B A B …); the figure is
+Forward and backward of one layer, torch's kernel and `l0rnn.gates.rounded_lstm`, in turns (A B A B …); the figure is
 the median of the ratios of neighbours.
 """
 
@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from l0rnn.bench_report import environment
-from l0rnn.layers.rounded_lstm import multiplies_bfloat16, rounded_lstm
+from l0rnn.bench.report import environment
+from l0rnn.gates.rounded_lstm import multiplies_bfloat16, rounded_lstm
 from recipes.penn_treebank.captured_steps import products
 
 

@@ -17,14 +17,14 @@ from safetensors.torch import load_file
 from l0rnn import Dense, L0GatedLSTM
 from l0rnn.compare import one_run
 from l0rnn.export import save_dense
-from l0rnn.language_model import LanguageModel
-from l0rnn.surgery import operate
+from l0rnn.language.language_model import LanguageModel
+from l0rnn.surgery.shrink import operate
 from l0rnn.training.callbacks import Paused
 from l0rnn.training.shrunken import ShrunkenLanguageModel
 from recipes.penn_treebank import captured_run, captured_training, queue
 from recipes.penn_treebank.captured_steps import PRODUCTS, CapturedSteps, products
-from tests.test_compare import L0, base
-from tests.test_methods import CASES, density_of
+from tests.compare.test_compare import L0, base
+from tests.methods.test_methods import CASES, density_of
 from tests.tiny_text import WORDS, TinyText
 
 pytestmark = [

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from torch import nn
 
-from l0rnn import latency_measurement
+from l0rnn.bench.latency import measurement as latency_measurement
 from recipes.penn_treebank import latency_budget
 from recipes.penn_treebank.data import PennTreebank
 
