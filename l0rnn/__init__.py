@@ -13,7 +13,7 @@ from l0rnn.methods import Dense, L0Gates, Method
 from l0rnn.recurrent.ragged_rnn import RaggedRNN
 from l0rnn.surgery.shrink import shrink
 from l0rnn.version import __version__ as __version__
-from l0rnn.wiring import OUTSIDE, Wiring, reads
+from l0rnn.tracing import explain
 
 if TYPE_CHECKING:
     from l0rnn.models import L0GatedGRU, L0GatedLSTM
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 _LATE = {"L0GatedGRU": "l0rnn.models", "L0GatedLSTM": "l0rnn.models", "PrunableModule": "l0rnn.training"}
 
 __all__ = [
-    "OUTSIDE",
     "Budget",
     "Dense",
     "GatedGRU",
@@ -37,8 +36,7 @@ __all__ = [
     "Penalty",
     "PrunableModule",
     "RaggedRNN",
-    "Wiring",
-    "reads",
+    "explain",
     "shrink",
 ]
 

@@ -1,7 +1,6 @@
-"""What a network costs, exact or expected, and how that enters the loss: at a fixed price or for a limit."""
+"""Parameters and multiply-adds of a network, and how they enter the loss."""
 
 from l0rnn.cost.budget import Budget
-from l0rnn.cost.cost import Cost, ExpectedCost, cost, masked_cost
 from l0rnn.cost.objective import Objective, Penalty
 
-__all__ = ["Budget", "Cost", "ExpectedCost", "Objective", "Penalty", "cost", "masked_cost"]
+__all__ = ["Budget", "Objective", "Penalty"]

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from l0rnn.blueprint import RECURRENT, recurrent_parameter_name, recurrent_sizes
+from l0rnn.recurrent.names import RECURRENT, recurrent_parameter_name, recurrent_sizes
 from l0rnn.export.describe import outer_modules
 from l0rnn.recurrent.ragged_rnn import RaggedRNN
 

@@ -39,6 +39,7 @@ class Gates(nn.Module):
 
     frozen: Tensor
     fixed: Tensor
+    is_gates = True  # for tracing: these are no weights of the network
 
     def __init__(
         self,
@@ -62,6 +63,8 @@ class Gates(nn.Module):
         self.register_buffer("fixed", torch.zeros(units, device=device, dtype=dtype))
         self._is_frozen = False  # the buffer's value on the host, so that a forward pass never waits for the device
         self._value: Tensor | None = None
+        self._drawn_in_training = False
+        self.draws = 0  # which draw `value` is; what is computed from one draw is good for that draw alone
 
     def draw(self) -> Tensor:
         """Draw the gates of one forward pass, keep them as `value`, and return them: `(unit,)`."""
@@ -71,12 +74,15 @@ class Gates(nn.Module):
             self._value = self.distribution.sample(self.log_alpha)
         else:
             self._value = self.deterministic()
+        self._drawn_in_training = self.training
+        self.draws += 1
         return self._value
 
     @property
     def value(self) -> Tensor:
-        """The gates last drawn, `(unit,)`; drawn now if there are none yet."""
-        return self.draw() if self._value is None else self._value
+        """The gates last drawn, `(unit,)`; drawn now if there are none yet, or only ones of the other mode."""
+        is_stale = self._value is None or self._drawn_in_training != self.training
+        return self.draw() if is_stale else self._value  # type: ignore[return-value]
 
     def forget(self) -> None:
         """Let go of the gates last drawn, so that the next to read `value` draws afresh."""
@@ -118,6 +124,21 @@ class Gates(nn.Module):
         self.log_alpha.grad = None  # a gradient of zeros would let an optimiser's momentum go on
         self._value = None
 
+    @torch.no_grad()
+    def hold_(self, values: Tensor) -> None:
+        """Compute with these gates, in any mode, until `release_`."""
+        self.fixed = values.to(self.fixed)
+        self._is_frozen, self._value = True, None
+
+    def held(self) -> tuple[Tensor, bool]:
+        """What `release_` goes back to."""
+        return self.fixed, self._is_frozen
+
+    def release_(self, before: tuple[Tensor, bool]) -> None:
+        """Take back `hold_`."""
+        self.fixed, self._is_frozen = before
+        self._value = None
+
     def extra_repr(self) -> str:
         """The number of units, for `print`."""
         return f"{self.units}"
@@ -133,22 +154,37 @@ class Gates(nn.Module):
         return {**self.__dict__, "_value": None}
 
 
-def draw_together(gates: Sequence[Gates]) -> None:
-    """`draw` of all of them, by one sample for those that are random and alike.
+class GateView:
+    """The gates of what one reader reads, picked from those of the whole network.
 
-    Example:
-        >>> few, many = Gates(1, open_probability=1.0), Gates(2, open_probability=1.0)
-        >>> draw_together([few, many])
-        >>> few.value.tolist(), many.value.tolist()
-        ([1.0], [1.0, 1.0])
+    Args:
+        gates: the gates of all units of a network.
+        units: for each index of what is read its unit, int64 `(index,)`; -1 for one without a gate, which counts as 1.
+        is_scaled: indices that come in scaled by their gates already, which only have to be left out where the gate is
+            0, bool `(index,)`; None for none.
     """
-    alike: dict[object, list[Gates]] = {}
-    for one in gates:
-        if one.training and not one.is_frozen:
-            alike.setdefault((one.distribution, one.log_alpha.dtype, one.log_alpha.device), []).append(one)
+
+    def __init__(self, gates: Gates, units: Tensor, is_scaled: Tensor | None = None) -> None:
+        self.gates = gates
+        self.units = units
+        self.is_scaled = is_scaled if is_scaled is not None and bool(is_scaled.any()) else None
+        start, count = int(units[0]) if len(units) else 0, len(units)
+        is_run = start >= 0 and torch.equal(units, torch.arange(start, start + count))
+        self._slice = slice(start, start + count) if is_run else None
+
+    def __len__(self) -> int:
+        return len(self.units)
+
+    @property
+    def value(self) -> Tensor:
+        """The gates of this pass, `(index,)`."""
+        drawn = self.gates.value
+        if self._slice is not None:
+            values = drawn[self._slice]
         else:
-            one.draw()
-    for group in alike.values():
-        values = group[0].distribution.sample(torch.cat([one.log_alpha for one in group]))
-        for one, value in zip(group, values.split([one.units for one in group]), strict=True):
-            one._value = value
+            if self.units.device != drawn.device:
+                self.units = self.units.to(drawn.device)
+            values = torch.cat((drawn, drawn.new_ones(1))).index_select(0, self.units % (len(drawn) + 1))
+        if self.is_scaled is None:
+            return values
+        return torch.where(self.is_scaled.to(values.device), (values != 0).to(values.dtype), values)

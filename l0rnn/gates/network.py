@@ -1,180 +1,188 @@
-"""Put hard-concrete gates on a whole network in plain torch, and find them again.
+"""Put hard-concrete gates on a whole network, and find them again.
 
-Each prunable axis gets one `Gates`, owned by the layer that produces the units. Whatever reads the axis multiplies what
-it reads by the gates: recurrent layers fold them into their own columns, Linear and LayerNorm become gated ones. All
-gates are drawn once, at the start of the network's forward pass.
+A network gets one `Gates`, with a gate for every unit that can be removed. Whatever reads units multiplies what it reads
+by their gates: recurrent layers fold them into their own columns, Linear and the norms become gated ones, and every other
+weight is read with the gates multiplied in. All gates are drawn once, at the start of the network's forward pass.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from l0rnn.axes import Blueprint
-from l0rnn.blueprint import RECURRENT
-from l0rnn.gates.gates import Gates, draw_together
+from l0rnn.gates.gates import Gates, GateView
 from l0rnn.gates.hard_concrete import HardConcrete
-from l0rnn.gates.readers import Blocks, GatedLayerNorm, GatedLinear
-from l0rnn.gates.recurrence import GatedRecurrence, GatedUnits, gate_layer
+from l0rnn.gates.readers import GATED, Folded, fold_parameter_, forget_gates_
+from l0rnn.gates.recurrence import GatedRecurrence, gate_in_network_, ungate_
+from l0rnn.tracing.trace import is_without_gates
+from l0rnn.tracing.units import STAYS, Units, Weight
 
-# layers that gated ones, or surgery's fresh ones, take the place of
-REPLACED = (nn.LSTM, nn.GRU, nn.RNN, nn.Linear, nn.LayerNorm, nn.Embedding)
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+NAME = "unit_gates"  # under which a network holds its gates
+RECURRENT = (nn.LSTM, nn.GRU, nn.RNN)
 
 
 class DrawGates:
     """Forward pre-hook of a network: draws all its gates, once per pass."""
 
-    def __init__(self, gates: list[Gates]) -> None:
+    def __init__(self, gates: Gates) -> None:
         self.gates = gates
 
     def __call__(self, module: nn.Module, inputs: Any) -> None:
         """Draw all gates."""
-        draw_together(self.gates)
+        if not is_without_gates():
+            self.gates.draw()
 
 
 def gate_network_(
     network: nn.Module,
-    blueprint: Blueprint,
+    units: Units,
     *,
-    units: GatedUnits = "both",
     open_probability: float = 0.93,
     distribution: HardConcrete | None = None,
-) -> dict[str, Gates]:
-    """Replace the recurrent layers of a network by gated ones, in place, and gate every reader of their units.
+) -> Gates:
+    """Put a gate on every unit of a network, in place.
+
+    Modules and parameters stay the same objects under the same names; readers change their class.
 
     Args:
-        network: modules of plain torch; their parameters are kept, under their names.
-        blueprint: the network's blueprint.
-        units: ``"hidden"`` for the units inside recurrent layers, ``"input"`` for those that recurrent layers read
-            from other layers, ``"both"`` for both.
+        network: modules of plain torch.
+        units: its units, as `l0rnn.tracing.trace` finds them; all of them get a gate.
         open_probability: initial P(gate ≠ 0).
         distribution: the hard concrete distribution.
 
     Returns:
-        The gates of each axis.
+        The gates of all units, in the order of their numbers.
 
     Raises:
-        ValueError: if ``units`` is unknown, there is nothing to gate, the network has gates already, or a layer is not
-            one of torch's own or has hooks. Nothing has been changed then.
+        ValueError: if the network has gates already.
     """
-    if any(isinstance(module, Gates) for module in network.modules()):
-        raise ValueError("`network` must not have gates yet; build it from plain torch layers")
-    if isinstance(network, RECURRENT):
-        raise ValueError("`network` must hold its layers as submodules; wrap the single layer in a module")
-    axes = axes_to_gate(network, blueprint, units)
-    _refuse_code_of_others(network, blueprint)
-    options: dict[str, Any] = {"open_probability": open_probability, "distribution": distribution}
-    modules = dict(network.named_modules())
-    gates: dict[str, Gates] = {}
-    for layer in dict.fromkeys(axis.layer for axis in blueprint.axes.values()):
-        module = modules.get(layer)
-        if isinstance(module, nn.RNNBase):
-            gates.update(_gate_recurrent_layer_(network, layer, module, axes, options))
-        elif layer in axes:
-            weight: Any = module.weight  # type: ignore[union-attr]
-            gates[layer] = Gates(axes[layer], device=weight.device, dtype=weight.dtype, **options)
-            module.add_module("gates", gates[layer].train(module.training))  # type: ignore[union-attr]
-    _gate_readers_(network, blueprint, gates)
-    network.register_forward_pre_hook(DrawGates(list(gates.values())))
+    if network_gates(network) is not None:
+        raise ValueError("`network` must not have gates yet; build it anew, or prune the shrunken one")
+    like = next(network.parameters())
+    gates = Gates(
+        units.count,
+        open_probability=open_probability,
+        distribution=distribution,
+        device=like.device,
+        dtype=like.dtype if like.dtype in (torch.float32, torch.float64) else torch.float32,
+    )
+    network.add_module(NAME, gates.train(network.training))
+    attach_readers_(network, units, gates)
+    network.register_forward_pre_hook(DrawGates(gates))
     return gates
 
 
-def axes_to_gate(network: nn.Module, blueprint: Blueprint, units: GatedUnits) -> dict[str, int]:
-    """Axes that `gate_network_` gates, with their sizes; raises ValueError if there are none."""
-    if units not in ("input", "hidden", "both"):
-        raise ValueError(f"`units` must be 'input', 'hidden' or 'both', got {units!r}")
-    modules = dict(network.named_modules())
-    read_by_recurrent = {
-        axis for layer, inputs in blueprint.inputs.items() if isinstance(modules[layer], RECURRENT) for axis in inputs
-    }
-    chosen = {}
-    for axis in blueprint.prunable():
-        is_hidden = isinstance(modules[axis.layer], RECURRENT)
-        if (is_hidden and units != "input") or (not is_hidden and units != "hidden" and axis.name in read_by_recurrent):
-            chosen[axis.name] = axis.size
-    if not chosen:
-        raise ValueError(
-            f"`units={units!r}` leaves nothing to gate: no recurrent layer has prunable units of that kind"
-        )
-    return chosen
+def attach_readers_(network: nn.Module, units: Units, gates: Gates) -> None:
+    """Let everything that reads units look at their gates; again after units were removed."""
+    for weight in units.weights.values():
+        for dimension, (numbers, is_read) in enumerate(zip(weight.units, weight.is_read, strict=True)):
+            if not bool((is_read & (numbers != STAYS)).any()):
+                continue
+            numbers = torch.where(is_read, numbers, STAYS)
+            view = GateView(gates, numbers, weight.is_prescaled[dimension])
+            for alias in weight.aliases:
+                _gate_reader_(network, alias, dimension, view, weight)
+    for name, numbers in units.normalised.items():
+        module = network.get_submodule(name)
+        if bool((numbers != STAYS).any()):
+            _change_class_(module, GateView(gates, numbers))
+    for module in network.modules():
+        if isinstance(module, RECURRENT) and any(key in module.__dict__ for key in ("_views",)):
+            _gate_recurrent_(module)
 
 
-def network_gates(network: nn.Module, blueprint: Blueprint) -> dict[str, Gates]:
-    """The gates of a gated network by axis, whether `gate_network_` put them there or its layers were built gated.
+def _gate_reader_(network: nn.Module, name: str, dimension: int, view: GateView, weight: Weight) -> None:
+    layer, _, parameter = name.rpartition(".")
+    module = network.get_submodule(layer)
+    if isinstance(module, nn.RNNBase):
+        module.__dict__.setdefault("_views", {})[parameter] = view
+    elif isinstance(module, (nn.Linear, nn.Embedding)) and _is_plain(module) and parameter == "weight" and dimension == 1:
+        _change_class_(module, view)
+    else:
+        folds = dict(module._folds.get(parameter, [])) if isinstance(module, Folded) else {}
+        fold_parameter_(module, parameter, list((folds | {dimension: view}).items()))
 
-    Raises:
-        ValueError: if a layer has gates on its input while other layers read the same units ungated.
-    """
-    modules = dict(network.named_modules())
-    found: dict[str, Gates] = {}
-    for layer, module in modules.items():
+
+def _is_plain(module: nn.Module) -> bool:
+    return type(module) in GATED or type(module) in GATED.values()
+
+
+def _change_class_(module: nn.Module, view: GateView) -> None:
+    if type(module) in GATED:
+        module.__class__ = GATED[type(module)]  # type: ignore[assignment]
+    module.__dict__["input_gates"] = view
+
+
+def _gate_recurrent_(module: Any) -> None:
+    """Sort the views of a recurrent layer's weights by the units they are of."""
+    views: dict[str, GateView] = module.__dict__.pop("_views")
+    gates: dict[str, GateView] = {}
+    for parameter, view in views.items():
+        kind, _, key = parameter.rpartition("_l")
+        key = f"l{key}"
+        if kind == "weight_hh":
+            gates[key] = view
+        elif kind == "weight_hr":
+            gates[f"{key}_cell"] = view
+    if isinstance(module, GatedRecurrence):
+        module.gates, module.input_gates = gates, views.get("weight_ih_l0")
+    else:
+        gate_in_network_(module, gates, views.get("weight_ih_l0"))
+
+
+def ungate_network_(network: nn.Module) -> nn.Module:
+    """Take all gates out of a network, in place; what they multiplied is read as it is."""
+    network._modules.pop(NAME, None)
+    for handle, hook in list(network._forward_pre_hooks.items()):
+        if isinstance(hook, DrawGates):
+            del network._forward_pre_hooks[handle]
+    for module in network.modules():
         if isinstance(module, GatedRecurrence):
-            for key, gates in module.gates.items():
-                if key != "input":
-                    found[f"{layer}.{key}"] = gates  # type: ignore[assignment]
-                elif layer in blueprint.inputs:
-                    found[_axis_of_input_gates(layer, blueprint)] = gates  # type: ignore[assignment]
-        elif isinstance(getattr(module, "gates", None), Gates):
-            found[layer] = module.gates  # type: ignore[assignment]
-    return {axis: gates for axis, gates in found.items() if axis in blueprint.axes}
+            ungate_(module)
+        elif isinstance(module, Folded) or type(module) in GATED.values():
+            forget_gates_(module)
+    return network
 
 
-def _axis_of_input_gates(layer: str, blueprint: Blueprint) -> str:
-    axes = blueprint.inputs[layer]
-    others = [other for other, inputs in blueprint.inputs.items() if other != layer and set(inputs) & set(axes)]
-    if len(axes) != 1 or others:
-        raise ValueError(
-            f"{layer!r} has gates on its input, which joins several layers or is read by others too ({others}); "
-            "build it with gates='hidden' and let `gate_network_` gate the units where they are produced"
-        )
-    return axes[0]
+def network_gates(network: nn.Module) -> Gates | None:
+    """The gates that `gate_network_` put on a network, or None."""
+    found = network._modules.get(NAME)
+    return found if isinstance(found, Gates) else None
 
 
-def _refuse_code_of_others(network: nn.Module, blueprint: Blueprint) -> None:
-    """Gated layers stand in for torch's own, and surgery makes torch's own of them: all else would be lost."""
-    modules = dict(network.named_modules())
-    known = ", ".join(kind.__name__ for kind in REPLACED)
-    for layer in blueprint.outputs:
-        module = modules[layer]
-        if isinstance(module, (*REPLACED, *RECURRENT)) and type(module) not in REPLACED:
-            raise ValueError(
-                f"{layer!r} is a {type(module).__name__}, but only torch's own {known} can be gated: gated layers run "
-                "without the code of a subclass. Put it in `fixed`"
-            )
-        hooks = [name for name in HOOKS if getattr(module, name)]
-        if isinstance(module, RECURRENT) and hooks:
-            raise ValueError(
-                f"{layer!r} has hooks, which the gated layer in its place would not have: register them on the gated "
-                "layer afterwards if they only watch, or put it in `fixed`"
-            )
+def deterministic_gates(network: nn.Module, units: Units) -> Tensor | None:
+    """The gates of evaluation of all units, `(unit,)`, or None for a network without gates.
 
-
-def _gate_recurrent_layer_(
-    network: nn.Module, layer: str, module: nn.RNNBase, axes: dict[str, int], options: dict[str, Any]
-) -> dict[str, Gates]:
-    gated = gate_layer(module, gates="hidden", **options)
-    gated.is_wired = True
-    for key in list(gated.gates):
-        if f"{layer}.{key}" not in axes:
-            del gated.gates[key]
-    for name in [name for name, other in network.named_modules(remove_duplicate=False) if other is module]:
-        network.set_submodule(name, gated)
-    return {f"{layer}.{key}": gates for key, gates in gated.gates.items()}  # type: ignore[misc]
-
-
-def _gate_readers_(network: nn.Module, blueprint: Blueprint, gates: dict[str, Gates]) -> None:
-    for layer, inputs in blueprint.inputs.items():
-        if not any(axis in gates for axis in inputs):
+    Layers that were built gated, each on its own, are asked for theirs: those of their input, where nobody else reads
+    the same units, and those of their hidden units.
+    """
+    gates = network_gates(network)
+    if gates is not None:
+        return gates.deterministic().detach().cpu()
+    values = torch.ones(units.count)
+    found = False
+    for name, module in network.named_modules():
+        if not isinstance(module, GatedRecurrence):
             continue
-        blocks: Blocks = [gates.get(axis, blueprint.axes[axis].size) for axis in inputs]
-        module = network.get_submodule(layer)
-        if isinstance(module, nn.LayerNorm):
-            module.__class__ = GatedLayerNorm
-        elif isinstance(module, nn.Linear):
-            module.__class__ = GatedLinear
-        elif isinstance(module, GatedRecurrence):
-            module.input_blocks = blocks
-        if isinstance(module, (GatedLayerNorm, GatedLinear)):
-            module.blocks = blocks
+        for key, own in module.gates.items():
+            found = True
+            numbers = _units_of_gates(units, name, key)
+            own_values = own.deterministic().detach().cpu()
+            if bool(((numbers == STAYS) & (own_values != 1)).any()):
+                raise ValueError(
+                    f"{name!r} has gates {key!r} on units that stay ({units.whole}); build it without them, or let a method "
+                    "put gates where they can act"
+                )
+            values[numbers[numbers != STAYS]] = own_values[numbers != STAYS]
+    return values if found else None
+
+
+def _units_of_gates(units: Units, layer: str, key: str) -> Tensor:
+    prefix = f"{layer}." if layer else ""
+    if key == "input":
+        return units.weights[f"{prefix}weight_ih_l0"].units[1]
+    if key.endswith("_cell"):
+        return units.weights[f"{prefix}weight_hr_{key.removesuffix('_cell')}"].units[1]
+    return units.weights[f"{prefix}weight_hh_{key}"].units[1]

@@ -21,11 +21,11 @@ from torch.nn.utils.rnn import PackedSequence
 
 from l0rnn.gates.dropout import RecurrentDropout
 from l0rnn.gates.folding import fold, fold_into_one_block
-from l0rnn.gates.gates import Gates
+from l0rnn.gates.gates import Gates, GateView
 from l0rnn.gates.hard_concrete import HardConcrete
 from l0rnn.gates.kernels import KERNELS, call_kernel
 from l0rnn.gates.open_units import OpenUnits
-from l0rnn.gates.readers import Blocks, gate_values
+from l0rnn.tracing.trace import is_without_gates
 
 GatedUnits = Literal["input", "hidden", "both"]
 State = Any  # a tensor for GRU and RNN, a pair of tensors for LSTM: torch's own convention
@@ -43,9 +43,9 @@ class GatedRecurrence(nn.RNNBase):
     ``proj_size``, ``l0_cell``, … for the units that only the projection reads.
     """
 
-    gates: Any  # nn.ModuleDict of Gates; torch types every submodule as Tensor | Module
-    is_wired = False  # True when a network-wide wiring draws the gates and lets each reader apply them
-    input_blocks: Blocks | None = None  # what a wired layer reads, with the gates that other layers own
+    gates: Any  # nn.ModuleDict of Gates of its own, or a dict of views on those of the network it is a part of
+    is_wired = False  # True in a gated network, which draws the gates and lets each reader apply them
+    input_gates: GateView | None = None  # of what a layer in a gated network reads
     recurrent_dropout = RecurrentDropout()  # in training; anything but the default is for `(time, batch, feature)` only
     skips_closed_units: bool | None = None  # None: where it pays; False: never, to measure what it gains; True: try to
 
@@ -136,6 +136,8 @@ class GatedRecurrence(nn.RNNBase):
         Returns:
             ``(output, state)`` as from the torch layer.
         """
+        if is_without_gates():
+            return super().forward(input, hx)  # type: ignore[misc, no-any-return]
         if not self.is_wired:
             for gates in self.gates.values():
                 gates.draw()
@@ -190,8 +192,8 @@ class GatedRecurrence(nn.RNNBase):
 
     def _input_values(self, data: Tensor) -> Tensor | None:
         """Gates of the input, `(feature,)`, or None where it has none."""
-        if self.input_blocks is not None:
-            return gate_values(self.input_blocks, data)
+        if self.input_gates is not None:
+            return self.input_gates.value.to(data.dtype)
         return self.gates["input"].value.to(data.dtype) if "input" in self.gates else None
 
     def folded_weights(self) -> list[Tensor]:
@@ -433,6 +435,26 @@ _GATED_CLASSES: dict[type[nn.RNNBase], type[GatedRecurrence]] = {
     nn.GRU: GatedGRU,
     nn.RNN: GatedRNN,
 }
+
+
+def gate_in_network_(module: nn.RNNBase, gates: dict[str, GateView], input_gates: GateView | None) -> None:
+    """Make a torch layer a gated one, in place, on gates that belong to the network it is a part of.
+
+    Args:
+        module: an nn.LSTM, nn.GRU or nn.RNN; it stays the same object, with its parameters and hooks.
+        gates: views of the gates of its units, under the keys of `GatedRecurrence.gates`.
+        input_gates: of what it reads, or None.
+    """
+    module.__class__ = _GATED_CLASSES[type(module)]  # type: ignore[assignment]
+    module.__dict__.update(gates=gates, is_wired=True, input_gates=input_gates)
+
+
+def ungate_(module: GatedRecurrence) -> None:
+    """Take back `gate_in_network_`, or the gates that a layer was built with."""
+    module.__class__ = next(plain for plain, gated in _GATED_CLASSES.items() if type(module) is gated)
+    module._modules.pop("gates", None)
+    for name in ("gates", "is_wired", "input_gates", "recurrent_dropout", "skips_closed_units"):
+        module.__dict__.pop(name, None)
 
 
 def gate_layer(

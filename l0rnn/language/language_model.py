@@ -13,7 +13,6 @@ from l0rnn.gates.rounded_lstm import may_round
 from l0rnn.language.cross_entropy import cross_entropy
 from l0rnn.recurrent.ragged_rnn import RaggedRNN
 from l0rnn.recurrent.single_steps import column_major_, run_recurrent
-from l0rnn.wiring import Wiring, reads
 
 
 class LanguageModel(nn.Module):
@@ -147,11 +146,6 @@ class LanguageModel(nn.Module):
             for name in [name for name in state if name.startswith(prefix)]:
                 state[name] = state[name].contiguous()
         return state
-
-    @property
-    def wiring(self) -> Wiring:
-        """Who reads whose units."""
-        return Wiring({"encoder": reads("embedding"), "decoder": reads("encoder")})
 
 
 def next_word_loss(network: nn.Module, batch: tuple[Tensor, Tensor], state: Any) -> tuple[Tensor, Any]:

@@ -122,7 +122,6 @@ class L0GatedLSTM(PrunableModule):
 
         super().__init__(
             network,
-            network.wiring,
             next_word_loss,
             chosen,
             optimizer=make_optimizer,

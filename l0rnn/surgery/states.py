@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from l0rnn.axes import Blueprint
 from l0rnn.language.distillation import TEACHERS
-from l0rnn.recurrent.names import recurrent_sizes
 from l0rnn.recurrent.nested import sequence_like
+from l0rnn.tracing.units import Units, kept_indices
 
 
 def check_optimizer_state(optimizer: Optimizer) -> None:
@@ -63,39 +62,39 @@ class RecurrentState:
 
     Attributes:
         layer: the recurrent layer.
-        axes: the axis of units along each row.
-        size: units of each of them.
-        inner_of: for the cell units of a projected LSTM, the axes of the projected units; empty elsewhere.
+        units: for each row the unit of each place, int64 `(place,)`.
     """
 
     layer: str
-    axes: tuple[str, ...]
-    size: int
-    inner_of: tuple[str, ...] = ()
+    units: tuple[Tensor, ...]
+
+    @property
+    def size(self) -> int:
+        """Places in a row."""
+        return len(self.units[0])
 
 
-def recurrent_states(network: nn.Module, blueprint: Blueprint) -> list[RecurrentState]:
+def recurrent_states(network: nn.Module, units: Units) -> list[RecurrentState]:
     """The tensors of all recurrent layers' states; projected units before the cell units they are made of."""
     states = []
-    for layer in blueprint.outputs:
-        module = network.get_submodule(layer)
+    for layer, module in network.named_modules():
         if isinstance(module, nn.RNNBase):
-            units = tuple(f"{layer}.{key}" for key in recurrent_sizes(module))
-            states.append(RecurrentState(layer, units, blueprint.axes[units[0]].size))
-            if module.proj_size:
-                cells = tuple(f"{axis}_cell" for axis in units)
-                states.append(RecurrentState(layer, cells, blueprint.axes[cells[0]].size, inner_of=units))
+            for kind in ("weight_hh", "weight_hr"):
+                names = [f"{layer}.{name}" for name in module._parameters if name.startswith(kind)]
+                rows = tuple(units.weights[name].units[1] for name in names if name in units.weights)
+                if rows:
+                    states.append(RecurrentState(layer, rows))
     return states
 
 
-def cut_state(state: Any, known: Sequence[RecurrentState], chosen: Mapping[str, Tensor]) -> Any:
+def cut_state(state: Any, known: Sequence[RecurrentState], keep: Tensor) -> Any:
     """Cut a carried state, in any nesting of tuples, lists and dicts.
 
     Args:
         state: tensors of the network's recurrent layers; whatever has the shape of none of them, or is that of the
             teachers of a `DistilledLoss`, is left as it is.
         known: `recurrent_states` of the network.
-        chosen: axis → positions kept, int64 `(kept,)`; an absent axis stays whole.
+        keep: which units are kept, bool `(unit,)`.
 
     Raises:
         ValueError: if a tensor may belong to several layers, of which some are cut.
@@ -103,14 +102,14 @@ def cut_state(state: Any, known: Sequence[RecurrentState], chosen: Mapping[str, 
     if isinstance(state, dict):
         by_layer = {name: [rows for rows in known if rows.layer == name] or known for name in state}
         return {
-            name: part if name == TEACHERS else cut_state(part, by_layer[name], chosen) for name, part in state.items()
+            name: part if name == TEACHERS else cut_state(part, by_layer[name], keep) for name, part in state.items()
         }
     if isinstance(state, (tuple, list)):
-        return sequence_like(state, (cut_state(part, known, chosen) for part in state))
+        return sequence_like(state, (cut_state(part, known, keep) for part in state))
     if not isinstance(state, Tensor) or state.dim() not in (2, 3):  # (layer·direction, unit) without batch
         return state
-    fitting = [rows for rows in known if (len(rows.axes), rows.size) == (state.size(0), state.size(-1))]
-    touched = [rows for rows in fitting if chosen.keys() & set(rows.axes)]
+    fitting = [rows for rows in known if (len(rows.units), rows.size) == (state.size(0), state.size(-1))]
+    touched = [rows for rows in fitting if any(kept_indices(units, keep) is not None for units in rows.units)]
     if not touched:
         return state
     if len(fitting) > 1:
@@ -118,6 +117,9 @@ def cut_state(state: Any, known: Sequence[RecurrentState], chosen: Mapping[str, 
         raise ValueError(
             f"a carried state of shape {tuple(state.shape)} may be that of {layers}; carry it in a dict by their names"
         )
-    rows = touched[0]
-    positions = [chosen.get(axis, torch.arange(rows.size)).to(state.device) for axis in rows.axes]
-    return torch.stack([row.index_select(-1, units) for row, units in zip(state, positions, strict=True)])
+    positions = [kept_indices(units, keep) for units in touched[0].units]
+    rows = [
+        row if place is None else row.index_select(-1, place.to(state.device))
+        for row, place in zip(state, positions, strict=True)
+    ]
+    return torch.stack(rows)

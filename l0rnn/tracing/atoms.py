@@ -104,6 +104,11 @@ class Atoms:
         numbers = np.unique(compact(labels).numpy())
         self._read[numbers[numbers > OUTSIDE]] = True
 
+    @property
+    def both_ways(self) -> np.ndarray:
+        """Whether each atom is an index of a weight that is read along it here and makes units along it there."""
+        return self._read & (self._written > 0)
+
     def why(self, atom: int) -> str:
         """Why an atom has to stay, or an empty string."""
         return self.reasons[self._why[atom]]

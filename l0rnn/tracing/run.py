@@ -100,6 +100,7 @@ class Run:
     input_states: dict[int, Tensor] = field(default_factory=dict)  # example tensor → labels of its elements
     outputs: list[Tensor] = field(default_factory=list)  # labels of every output tensor, in order
     unknown: dict[str, str] = field(default_factory=dict)  # operation without a rule → module
+    twins: dict[int, Tensor] = field(default_factory=dict)  # atom of an embedding → its twin, see `Tracer.twins`
 
 
 class Tracer(TorchFunctionMode):
@@ -113,7 +114,6 @@ class Tracer(TorchFunctionMode):
         self.modules: list[str] = []
         self.example_sizes: dict[int, int] = {}  # elements of each example tensor
         self._shadows: dict[int, tuple[weakref.ref[Tensor], Shadow]] = {}
-        self._twins: dict[int, Tensor] = {}
         self._label_weights()
 
     def _label_weights(self) -> None:
@@ -170,14 +170,14 @@ class Tracer(TorchFunctionMode):
         """Labels of the same units that tell that an element is not what an embedding made, or not that alone."""
         numbers = labels.unique()
         numbers = numbers[numbers > OUTSIDE]
-        fresh = torch.tensor([int(n) for n in numbers if int(n) not in self._twins], dtype=torch.int64)
+        fresh = torch.tensor([int(n) for n in numbers if int(n) not in self.run.twins], dtype=torch.int64)
         if len(fresh):
             twins = self.run.atoms.add(len(fresh))
             self.run.atoms.unite(twins, fresh, "")
-            self._twins.update(zip(fresh.tolist(), twins, strict=True))
+            self.run.twins.update(zip(fresh.tolist(), twins, strict=True))
         table = torch.arange(len(self.run.atoms))
         for number in numbers.tolist():
-            table[number] = self._twins[number]
+            table[number] = self.run.twins[number]
         return torch.where(labels < 0, labels, table[labels.clamp(min=0)])
 
     @property
