@@ -14,6 +14,7 @@ from l0rnn.recurrent.ragged_rnn import RaggedRNN
 from l0rnn.surgery.shrink import shrink
 from l0rnn.version import __version__ as __version__
 from l0rnn.tracing import explain
+from l0rnn.training.pruner import Pruner
 
 if TYPE_CHECKING:
     from l0rnn.models import L0GatedGRU, L0GatedLSTM
@@ -35,6 +36,7 @@ __all__ = [
     "Method",
     "Penalty",
     "PrunableModule",
+    "Pruner",
     "RaggedRNN",
     "explain",
     "shrink",

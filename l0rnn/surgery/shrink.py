@@ -42,6 +42,22 @@ def is_prunable(model: Any) -> TypeGuard[Prunable]:
     return all(hasattr(model, name) for name in ("network", "units", "example_input_array", "trained_gates"))
 
 
+class NotEqualError(ValueError):
+    """The network of the kept units does not give the outputs of the original.
+
+    Attributes:
+        axes: those that break the equality when they alone are cut.
+        why: what was seen.
+    """
+
+    def __init__(self, why: str, axes: list[str]) -> None:
+        super().__init__(
+            f"{why}; at fault: {', '.join(axes) or 'several axes together'}. The forward pass uses their width in a way "
+            "that the trace did not see: name them in `fixed`"
+        )
+        self.why, self.axes = why, axes
+
+
 @dataclass(frozen=True)
 class Surgery:
     """What `operate` did.
@@ -175,7 +191,7 @@ def build_and_prove(
     rest. So neither takes over a mistake of the other.
 
     Raises:
-        ValueError: if they differ by more than the tolerance, with the axes at fault.
+        NotEqualError: if they differ by more than the tolerance, with the axes at fault.
     """
     widths = Widths(units, keep)
     with gated_by(network, units, gates) as reference:
@@ -193,10 +209,7 @@ def build_and_prove(
                 return small, difference, tuple(followed or ())
             why = f"the shrunken network differs from the original by {difference:.3g}, more than {allowed:.3g}"
         faults = axes_at_fault(network, units, gates, keep, example_inputs, tolerance)
-    raise ValueError(
-        f"{why}; at fault: {', '.join(faults) or 'several axes together'}. The forward pass uses their width in a way that "
-        "the trace did not see: name them in `fixed`"
-    )
+    raise NotEqualError(why, faults)
 
 
 def axes_at_fault(

@@ -23,7 +23,12 @@ RECURRENT = (nn.LSTM, nn.GRU, nn.RNN)
 
 
 def trace(
-    network: nn.Module, example_inputs: Any, *, fixed: Sequence[str] = (), tied: Sequence[Sequence[str]] = ()
+    network: nn.Module,
+    example_inputs: Any,
+    *,
+    fixed: Sequence[str] = (),
+    tied: Sequence[Sequence[str]] = (),
+    whole: Mapping[str, str] | None = None,
 ) -> Units:
     """Run a network once and find its units: who writes and who reads them, what stays whole and why.
 
@@ -32,6 +37,7 @@ def trace(
         example_inputs: arguments of its forward: a tuple for several, a dict of keyword arguments, or the only one.
         fixed: names of layers whose weights, or of axes whose units, have to stay.
         tied: groups of axes whose units have to be removed together, number by number.
+        whole: axis → why its units have to stay, for reasons that were found elsewhere.
 
     Returns:
         The units. What cannot be removed is in `Units.whole` with the reason.
@@ -60,9 +66,9 @@ def trace(
     parameters = {name for name, _ in network.named_parameters()}
     norms = {name for name, module in modules.items() if isinstance(module, NORMS)}
     units = units_of(run, parameters, norms)
-    axes = [name for name in fixed if name not in modules]
-    if axes or tied:
-        _overrule(run, units, axes, tied)
+    reasons = dict.fromkeys((name for name in fixed if name not in modules), "`fixed` names it") | dict(whole or {})
+    if reasons or tied:
+        _overrule(run, units, reasons, tied)
         units = units_of(run, parameters, norms)
     return units
 
@@ -215,7 +221,7 @@ def _fix_code_of_others(run: Run, modules: Mapping[str, nn.Module]) -> None:
                     run.atoms.fix(labels, f"{name!r} is a {type(module).__name__}, whose own code gates would go round")
 
 
-def _overrule(run: Run, units: Units, fixed: Iterable[str], tied: Iterable[Sequence[str]]) -> None:
+def _overrule(run: Run, units: Units, fixed: Mapping[str, str], tied: Iterable[Sequence[str]]) -> None:
     def labels(axis: str) -> Tensor:
         if axis not in units.axes:
             raise ValueError(f"`fixed` or `tied` names {axis!r}, which is neither a layer nor one of {', '.join(units.axes)}")
@@ -227,8 +233,8 @@ def _overrule(run: Run, units: Units, fixed: Iterable[str], tied: Iterable[Seque
                 result[numbers[is_own] - wanted.start] = own[is_own]
         return result
 
-    for axis in fixed:
-        run.atoms.fix(labels(axis), "`fixed` names it")
+    for axis, why in fixed.items():
+        run.atoms.fix(labels(axis), why)
     for group in tied:
         first, *others = (labels(axis) for axis in group)
         for axis, other in zip(group[1:], others, strict=True):

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from l0rnn.methods import Dense, Method
-from l0rnn.methods.units import UnitMethod, unit_method
+from l0rnn.methods.units import unit_method
 from l0rnn.surgery.removal import buildable, remove_units_, resize_, resized_shapes
+from l0rnn.tracing.units import Units
 from l0rnn.training.averaging import refuse_early_averages
 from l0rnn.training.batches import detached, inputs_of, number_of_targets, of_size
 from l0rnn.training.optimizer import build_optimizer, single_optimizers
-from l0rnn.tracing.trace import trace
-from l0rnn.tracing.units import Units
+from l0rnn.training.pruner import Pruner
 from l0rnn.training.resuming import check_same_network, random_state, set_random_state, widths_to_load
 
 
@@ -94,15 +94,11 @@ class PrunableModule(LightningModule):
         self.carries_state = carries_state
         self.example_input_array = example_inputs
         self.fixed, self.tied = tuple(fixed), tuple(map(tuple, tied))
-        if example_inputs is None and not isinstance(self.method, Dense):
-            raise ValueError(
-                "`example_inputs` must be given: the network is run on them once to find its units; a batch of two short "
-                "sequences will do"
-            )
-        self.units = Units() if example_inputs is None else trace(network, example_inputs, fixed=fixed, tied=tied)
-        self.method.attach(network, self.units)
-        if isinstance(self.method, UnitMethod):
-            self.units = self.method.traced
+        if example_inputs is None and isinstance(self.method, Dense):
+            self.units = Units()
+            self.method.attach(network, self.units)
+        else:
+            self.units = Pruner(network, self.method, example_inputs, fixed=fixed, tied=tied).units
         self.remaining: dict[str, Tensor] = {}
         self._carried: Any = None
         self._random_state: dict[str, Any] | None = None
