@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from l0rnn.bench import benchmark
-from l0rnn.bench.latency.measurement import present_device
 from l0rnn.blueprint import draw_blueprint
 from l0rnn.cost.cost import cost
 from l0rnn.surgery.shrink import Prunable, operate
@@ -149,7 +149,10 @@ def tune_widths(
     for multiple in multiples:
         if multiple < 1:
             raise ValueError(f"`multiples` must be at least 1, got {multiple}; for example (1, 8, 16)")
-    present_device(device)
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # a torch without CUDA asserts
+        raise ValueError(f"`device` must be one that torch finds here, got {device!r}") from error
     make_inputs = getattr(model, "inputs_of_size", None) if make_inputs is None else make_inputs
     if make_inputs is None:
         raise ValueError(

@@ -8,14 +8,13 @@ gate instead of two: E[n²] = (Σp)² + Σp(1-p). With p in {0, 1} that is the e
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from l0rnn.axes import Blueprint, Weight
-from l0rnn.bench.latency.table import LatencyTable
 
 KINDS = ("parameters", "embedding_parameters", "multiply_adds")
 
@@ -30,13 +29,11 @@ class Cost:
         parameters: number of parameters, all of them.
         embedding_parameters: those of embeddings that are not tied to a decoder.
         multiply_adds: multiply-adds per time step, every layer applied once; matrix products alone, lookups are free.
-        milliseconds: of a call, where there is a table of measured latencies; else None.
     """
 
     parameters: Number
     embedding_parameters: Number
     multiply_adds: Number
-    milliseconds: Number = field(default=None, repr=False)
 
     @property
     def parameters_without_embedding(self) -> Number:
@@ -47,15 +44,12 @@ class Cost:
         return getattr(self, kind)
 
 
-def cost(
-    blueprint: Blueprint, open: Mapping[str, Tensor] | None = None, *, latency: LatencyTable | None = None
-) -> Cost:
+def cost(blueprint: Blueprint, open: Mapping[str, Tensor] | None = None) -> Cost:
     """Cost of a network in which each unit is open with some probability.
 
     Args:
         blueprint: the network's blueprint.
         open: axis → P(open) of its units, or bool for units kept; `(unit,)`. An axis that is absent is all open.
-        latency: the network's latencies over its widths, for the milliseconds of the expected number of open units.
 
     Returns:
         Whole numbers if ``open`` holds bool vectors only, else tensors through which gradients flow.
@@ -90,7 +84,7 @@ def cost(
             embedding = embedding + size
         elif weight.reads is not None:
             multiply_adds = multiply_adds + size
-    return Cost(parameters, embedding, multiply_adds, None if latency is None else latency(counts.expected))
+    return Cost(parameters, embedding, multiply_adds)
 
 
 def masked_cost(blueprint: Blueprint, masks: Mapping[str, Tensor]) -> Cost:

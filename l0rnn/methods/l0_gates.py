@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
-from l0rnn.axes import Blueprint
-from l0rnn.bench.latency.measurement import find_table
-from l0rnn.bench.latency.table import LatencyTable
-from l0rnn.blueprint import draw_blueprint
-from l0rnn.cost.cost import Cost, ExpectedCost, cost
+from l0rnn.cost.cost import Cost, ExpectedCost
 from l0rnn.cost.objective import Objective
 from l0rnn.gates.hard_concrete import HardConcrete
-from l0rnn.gates.network import axes_to_gate
 from l0rnn.gates.recurrence import GatedUnits
 from l0rnn.methods.units import UnitMethod
 from l0rnn.wiring import Wiring
@@ -82,30 +77,18 @@ class L0Gates(UnitMethod):
         self.spread = spread
         self.freeze = freeze
         self.distribution = distribution or HardConcrete()
-        self._table: LatencyTable | None = None  # until the objective has accepted it
         self._expected: ExpectedCost | None = None  # of the blueprint as it is
 
     def check(self, minimum: Cost, dense: Cost) -> None:
         """Refuse an objective that cannot be met."""
         self.objective.check(minimum, dense)
 
-    def cost_of(self, blueprint: Blueprint, open: Mapping[str, Tensor] | None = None) -> Cost:
-        """As `cost`, with milliseconds where the objective prices them."""
-        return cost(blueprint, open, latency=self._table or self.objective.latency)
-
     def attach(self, network: nn.Module, wiring: Wiring) -> None:
-        """Gate the network and check that the objective can be met; a budget in milliseconds is measured first."""
-        size = self.objective.call_size
-        if size is not None:
-            gated = axes_to_gate(network, draw_blueprint(network, wiring), self.units)
-            self._table = find_table(network, wiring, size, gated=gated, given=self.objective.table)
+        """Gate the network and check that the objective can be met."""
         self.gate_(network, wiring, open_probability=self.open_probability, distribution=self.distribution)
         with torch.no_grad():
             for gates in self._gates.values():
                 gates.log_alpha.add_(torch.randn_like(gates.log_alpha), alpha=self.spread)
-        if self._table is not None:
-            self.objective.use_table_(self._table)
-            self._table = None
 
     def penalty(self) -> Tensor:
         """The objective's price of the expected cost; nothing once the gates are frozen."""
@@ -137,8 +120,6 @@ class L0Gates(UnitMethod):
 
     def expected_cost(self) -> Cost:
         """Expected cost of the open units, differentiable."""
-        if self._table is not None or self.objective.latency is not None:
-            return self.cost_of(self.blueprint, {axis: gates.open_probability() for axis, gates in self._gates.items()})
         log_alpha = torch.cat([gates.log_alpha for gates in self._gates.values()])
         if self._expected is None or self._expected.blueprint is not self.blueprint:
             self._expected = ExpectedCost(self.blueprint, list(self._gates))
@@ -173,6 +154,5 @@ class L0Gates(UnitMethod):
         return self.is_frozen
 
     def figures(self) -> dict[str, float]:
-        """Density, price, units kept on every axis, and the milliseconds of those units where they are priced."""
-        figures = super().figures() | self.objective.figures()
-        return figures | ({} if self.objective.latency is None else {"milliseconds": self.kept_cost().milliseconds})
+        """Density, price, and units kept on every axis."""
+        return super().figures() | self.objective.figures()

@@ -40,10 +40,6 @@ class UnitMethod(Method):
     def check(self, minimum: Cost, dense: Cost) -> None:
         """Raise ValueError if what was asked cannot be had between the cost of one unit per axis and the dense one."""
 
-    def cost_of(self, blueprint: Blueprint, open: Mapping[str, Tensor] | None = None) -> Cost:
-        """As `cost`; a method that prices more than sizes adds it here."""
-        return cost(blueprint, open)
-
     def gate_(
         self,
         network: nn.Module,
@@ -54,9 +50,9 @@ class UnitMethod(Method):
     ) -> None:
         """Check what was asked, then gate the network in place; with ``open_probability`` 1 no gate is trained."""
         blueprint = draw_blueprint(network, wiring)
-        dense = self.cost_of(blueprint)
+        dense = cost(blueprint)
         closed = {axis: torch.zeros(size) for axis, size in axes_to_gate(network, blueprint, self.units).items()}
-        self.check(self.cost_of(blueprint, units_to_keep(blueprint, closed)), dense)
+        self.check(cost(blueprint, units_to_keep(blueprint, closed)), dense)
         self._gates = gate_network_(
             network, blueprint, units=self.units, open_probability=open_probability, distribution=distribution
         )
@@ -103,7 +99,7 @@ class UnitMethod(Method):
 
     def kept_cost(self) -> Cost:
         """Exact cost of the units that would be kept now, at least one per axis."""
-        return self.cost_of(self.blueprint, self.kept_units())
+        return cost(self.blueprint, self.kept_units())
 
     def kept_units(self) -> dict[str, Tensor]:
         """Units that surgery would keep now, bool `(unit,)` per axis."""
@@ -131,7 +127,7 @@ class UnitMethod(Method):
         fewest, most = 0, len(order)  # the cost grows with the number of units kept: find the largest within the limits
         while fewest < most:
             units = (fewest + most + 1) // 2
-            kept = self.cost_of(self.blueprint, self._buildable(_first(order, units, sizes)))
+            kept = cost(self.blueprint, self._buildable(_first(order, units, sizes)))
             if all(kept[kind] <= limit for kind, limit in limits.items()):
                 fewest = units
             else:
