@@ -13,7 +13,6 @@ from l0rnn.bench.report import RUNTIMES, BenchReport
 from recipes.pages import replaced
 from recipes.penn_treebank.bench_large import BY_HAND, KINDS, over_by_hand, report_path
 from recipes.penn_treebank.removal_time import table as removal_table
-from recipes.penn_treebank.rounding_time import table as rounding_table
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[2] / "docs" / "performance.md"
@@ -40,7 +39,6 @@ def filled(page: str, results: Path) -> str:
             page = replaced(page, name, bench_text(reports) + picture)
     texts = {
         "removal_time": removal_text,
-        "rounding_time": rounding_table,
         "onednn_rule": rule_text,
         "gpu_check": gpu_text,
         "gpu_check_packed_anew": gpu_text,
