@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from l0rnn.bench.latency.grid import CallSize
-from l0rnn.bench.latency.table import LatencyTable
 from l0rnn.cost.cost import Cost
 from l0rnn.cost.objective import Objective
 from l0rnn.cost.schedule import check_schedule, cubic_density, ramp_done
-
-log = logging.getLogger(__name__)
 
 
 class Budget(Objective):
@@ -28,25 +22,13 @@ class Budget(Objective):
     kept so far: gates take a hundred steps to close, and a price that waited for them would by then have grown so far
     that it closed them all at once.
 
-    Several budgets may be given, such as one for the memory and one for the time; each has its target and its price,
-    and all are met.
-
-    A budget in milliseconds is one for calls of a certain size on a certain device. When the method is attached, layers
-    and whole networks of several widths are timed there, in about 20 seconds for a language model of 2 × 650 units, and
-    latency is interpolated between them. What was measured is in the checkpoint, and a resumed run goes on with it, on
-    whatever machine; with ``table`` as a file, it does not even measure before it reads the checkpoint.
+    Several budgets may be given, such as one for the parameters and one for the multiply-adds; each has its target and
+    its price, and all are met.
 
     Args:
         density: target as a fraction of the dense network's multiply-adds, in (0, 1]; not with ``multiply_adds``.
         parameters: target number of parameters, embeddings included.
         multiply_adds: target number of multiply-adds per time step.
-        milliseconds: target latency of a call; at most that of the whole network.
-        batch: sequences of that call; with ``milliseconds`` only, as the next four.
-        steps: its time steps.
-        threads: its CPU threads.
-        device: where it runs, ``"cpu"`` or a GPU such as ``"cuda"``; the training may be elsewhere.
-        table: latencies measured already, as `LatencyTable.plain` gives them, or the path of a JSON file, which is read
-            if it is there, and written if it is not; None to measure.
         rate: step of the dual ascent, > 0.
         stiffness: weight of the squared excess, ≥ 0.
         start: fraction of the training before the target begins to sink. Until the network has learned something, no
@@ -70,13 +52,8 @@ class Budget(Objective):
         squared term is that of the augmented Lagrangian, as in Wang, Wohlwend, Lei (2020), arXiv 1910.04732.
     """
 
-    measured: Tensor
-    environment: Tensor
-
     price: Tensor
     target: Tensor
-    # `parameters` is a method of every module, so the argument of that name lives under another one
-    stored_as: ClassVar[dict[str, str]] = {"parameters": "parameters_budget", "multiply_adds": "multiply_adds_budget"}
 
     def __init__(
         self,
@@ -84,12 +61,6 @@ class Budget(Objective):
         *,
         parameters: int | None = None,
         multiply_adds: int | None = None,
-        milliseconds: float | None = None,
-        batch: int | None = None,
-        steps: int | None = None,
-        threads: int = 1,
-        device: str = "cpu",
-        table: Mapping[str, Any] | str | None = None,
         rate: float = 0.02,
         stiffness: float = 10.0,
         start: float = 0.1,
@@ -97,12 +68,7 @@ class Budget(Objective):
         curve: Literal["linear", "cubic"] = "linear",
     ) -> None:
         super().__init__()
-        budgets = {
-            "density": density,
-            "parameters": parameters,
-            "multiply_adds": multiply_adds,
-            "milliseconds": milliseconds,
-        }
+        budgets = {"density": density, "parameters": parameters, "multiply_adds": multiply_adds}
         given = {name: value for name, value in budgets.items() if value is not None}
         if not given:
             raise ValueError(f"at least one of {', '.join(f'`{name}`' for name in budgets)} must be given, got none")
@@ -113,7 +79,7 @@ class Budget(Objective):
             )
         if density is not None and not 0 < density <= 1:
             raise ValueError(f"`density` must be in (0, 1], got {density}; use the method `Dense` for an unpruned run")
-        for name in ("parameters", "multiply_adds", "milliseconds"):
+        for name in ("parameters", "multiply_adds"):
             if name in given and not given[name] > 0:
                 raise ValueError(f"`{name}` must be > 0, got {given[name]}")
         if not rate > 0:
@@ -124,16 +90,8 @@ class Budget(Objective):
         if curve not in ("linear", "cubic"):
             raise ValueError(f"`curve` must be 'linear' or 'cubic', got {curve!r}")
         self.curve: Literal["linear", "cubic"] = curve
-        self.batch, self.steps, self.threads, self.device, self.table = batch, steps, threads, device, table
-        if milliseconds is not None:
-            self.call_size = CallSize(batch, steps, threads, device)  # type: ignore[arg-type]
-        elif (batch, steps, threads, device, table) != (None, None, 1, "cpu", None):
-            raise ValueError(
-                "`batch`, `steps`, `threads`, `device` and `table` belong to a budget in `milliseconds`, got "
-                f"{', '.join(given)}; give `milliseconds`, or leave them out"
-            )
-        self.density, self.parameters_budget, self.multiply_adds_budget = density, parameters, multiply_adds
-        self.milliseconds = milliseconds
+        self.density, self.multiply_adds = density, multiply_adds
+        self.parameters_ = parameters  # without the underscore it is a method of every module
         self.rate, self.stiffness, self.start, self.ramp = rate, stiffness, start, ramp
         self.kinds = tuple(dict.fromkeys("multiply_adds" if name == "density" else name for name in given))
         shape = () if len(self.kinds) == 1 else (len(self.kinds),)
@@ -141,11 +99,9 @@ class Budget(Objective):
         self.register_buffer("target", torch.ones(shape, dtype=torch.float64))  # fraction of the dense cost wanted now
 
     def check(self, minimum: Cost, dense: Cost) -> None:
-        """Refuse a budget below what one unit per axis costs, and a latency above that of the whole network."""
+        """Refuse a budget below what one unit per axis costs."""
         for kind, limit in self.limits(dense).items():
-            if kind == "milliseconds":
-                self._check_latency(limit, minimum, dense)
-            elif limit < minimum[kind]:
+            if limit < minimum[kind]:
                 is_share = kind == "multiply_adds" and self.density is not None
                 asked = f"`density` = {self.density} asks" if is_share else f"`{kind}` asks"
                 raise ValueError(
@@ -153,41 +109,10 @@ class Budget(Objective):
                     f"{minimum[kind]:,} (density {minimum[kind] / dense[kind]:.4f})"
                 )
 
-    def _check_latency(self, limit: float, minimum: Cost, dense: Cost) -> None:
-        if minimum.milliseconds is None or dense.milliseconds is None:
-            raise ValueError("`milliseconds` can only be a budget of `L0Gates`, which measures them; give `density`")
-        whole = f"the whole network's {dense.milliseconds:.3g} ms ({self.call_size})"
-        if limit < minimum.milliseconds:
-            raise ValueError(
-                f"`milliseconds` = {limit} cannot be had: one unit per layer already takes {minimum.milliseconds:.3g} "
-                f"ms of {whole}"
-            )
-        if limit > dense.milliseconds:
-            raise ValueError(f"`milliseconds` must be at most {whole}, got {limit}; ask for less, or use `Dense`")
-
-    def use_table_(self, latency: LatencyTable) -> None:
-        """Take the latencies of the network that is pruned, and keep them in the checkpoint."""
-        self.latency, self.table = latency, latency.plain()
-        self.register_buffer("measured", latency.values())
-        self.register_buffer("environment", latency.digest())
-
-    def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:
-        own = None if self.latency is None else self.environment.clone()
-        super()._load_from_state_dict(*arguments, **options)
-        if self.latency is not None and own is not None:
-            is_foreign = not torch.equal(own, self.environment)
-            self.latency = self.latency.with_values(self.measured, environment={} if is_foreign else None)
-            self.table = self.latency.plain()
-            if is_foreign:
-                log.warning("the latencies of the checkpoint, with which the run goes on, are from another environment")
-
     def limits(self, dense: Cost) -> dict[str, float]:
         """Attribute of `Cost` → its budget."""
-        limits: dict[str, Any] = {
-            "multiply_adds": self.multiply_adds_budget if self.density is None else self.density * dense.multiply_adds,
-            "parameters": self.parameters_budget,
-            "milliseconds": self.milliseconds,
-        }
+        whole = self.multiply_adds if self.density is None else self.density * dense.multiply_adds
+        limits: dict[str, Any] = {"multiply_adds": whole, "parameters": self.parameters_}
         return {kind: float(limits[kind]) for kind in self.kinds}
 
     def term(self, expected: Cost, dense: Cost) -> Tensor:

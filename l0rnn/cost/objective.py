@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from l0rnn.bench.latency.grid import CallSize
-from l0rnn.bench.latency.table import LatencyTable
 from l0rnn.cost.cost import Cost
 from l0rnn.cost.schedule import check_schedule, ramp_done
 
@@ -22,9 +18,6 @@ class Objective(nn.Module, ABC):
     fractions of the dense network's, so that one price means the same on any network.
     """
 
-    call_size: CallSize | None = None  # the call whose milliseconds are priced, if any are
-    table: Mapping[str, Any] | str | None = None  # those that were measured already, as plain data
-    latency: LatencyTable | None = None  # what the method prices them by
     start: float = 0.0  # fraction of the training before which nothing has a price
 
     @abstractmethod
@@ -52,10 +45,6 @@ class Objective(nn.Module, ABC):
     @abstractmethod
     def figures(self) -> dict[str, float]:
         """The price, or each price, to be logged."""
-
-    def use_table_(self, latency: LatencyTable) -> None:
-        """Take the latencies of the network that is pruned; only asked of an objective that has a `call_size`."""
-        raise TypeError(f"{type(self).__name__} prices no milliseconds")
 
 
 class Penalty(Objective):

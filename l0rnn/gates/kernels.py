@@ -1,4 +1,4 @@
-"""Torch's fused kernels for recurrent stacks, and what stands for one of them where that is faster."""
+"""Torch's fused kernels for recurrent stacks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from l0rnn.gates.folding import as_one_block
-from l0rnn.gates.rounded_lstm import is_for_rounding, rounded_lstm
 
 KERNELS = {"LSTM": torch.lstm, "GRU": torch.gru, "RNN_TANH": torch.rnn_tanh, "RNN_RELU": torch.rnn_relu}
 
@@ -25,8 +24,6 @@ def call_kernel(
     dropout: float = 0.0,
 ) -> tuple[Tensor, list[Tensor]]:
     """Torch's fused function with the options of a stack: the output and the parts of the final state."""
-    if num_layers == 1 and is_for_rounding(layer, data, weights, batch_sizes):
-        return rounded_lstm(data, state, weights)
     hx = tuple(state) if layer.mode == "LSTM" else state[0]
     shared = (as_one_block(weights), layer.bias, num_layers, dropout, layer.training, layer.bidirectional)
     if batch_sizes is None:

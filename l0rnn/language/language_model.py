@@ -7,9 +7,8 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from l0rnn.gates.dropout import RecurrentDropout, is_stack_of_layers, run_layers
+from l0rnn.gates.dropout import RecurrentDropout, run_layers
 from l0rnn.gates.recurrence import GatedRecurrence
-from l0rnn.gates.rounded_lstm import may_round
 from l0rnn.language.cross_entropy import cross_entropy
 from l0rnn.recurrent.ragged_rnn import RaggedRNN
 from l0rnn.recurrent.single_steps import column_major_, run_recurrent
@@ -127,7 +126,7 @@ class LanguageModel(nn.Module):
         if isinstance(self.encoder, GatedRecurrence):
             self.encoder.recurrent_dropout = dropout
             output, state = self.encoder(vectors, state)
-        elif dropout.acts() or (may_round(vectors) and is_stack_of_layers(self.encoder)):
+        elif dropout.acts():
             output, state = run_layers(self.encoder, dropout, vectors, state)
         else:
             output, state = self.encoder(vectors, state)

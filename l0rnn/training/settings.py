@@ -10,16 +10,16 @@ from typing import Any
 def settings_of(instance: Any) -> dict[str, Any]:
     """Class name and constructor arguments of an object that keeps each argument in an attribute of its name.
 
-    A class attribute ``stored_as`` names the attribute where it cannot be that of the argument.
+    Where a module has something else under that name, as it has `parameters`, an underscore follows it.
 
     Example:
         >>> from l0rnn.cost.budget import Budget
         >>> settings_of(Budget(density=0.2))["density"], settings_of(Budget(density=0.2))["class"]
         (0.2, 'Budget')
     """
-    stored_as = getattr(instance, "stored_as", {})
     values = {
-        name: getattr(instance, stored_as.get(name, name)) for name in inspect.signature(type(instance)).parameters
+        name: getattr(instance, f"{name}_" if hasattr(instance, f"{name}_") else name)
+        for name in inspect.signature(type(instance)).parameters
     }
     return {"class": type(instance).__name__, **{name: _plain(value) for name, value in values.items()}}
 

@@ -57,8 +57,6 @@ def train_run(
     check(model, trainer, rounded)
     whole = cost(draw_blueprint(model.network, model.wiring))
     training = CapturedTraining(model, data, trainer, folder)
-    if rounded == "bf16" and rounding(rounded, training.device) != "bf16":
-        raise ValueError(f"{training.device} has no products in bf16; leave `--products` out")
     with products(rounded):
         training.run()
     with products("float32"):

@@ -22,7 +22,7 @@ from l0rnn.models import CLASSES
 from l0rnn.training.settings import from_settings, settings_of
 from tests.networks import WordTagger
 
-DENSE = Cost(parameters=200, embedding_parameters=50, multiply_adds=100, milliseconds=4.0)
+DENSE = Cost(parameters=200, embedding_parameters=50, multiply_adds=100)
 
 
 def costing(multiply_adds: Any, parameters: float = 0.0, embedding_parameters: float = 0.0) -> Cost:
@@ -105,7 +105,6 @@ def test_a_cubic_target_leaves_more_time_for_the_last_units(progress: float, tar
         ({"parameters": 120}, "parameters", 120.0),
         ({"multiply_adds": 45}, "multiply_adds", 45.0),
         ({"density": 1.0}, "multiply_adds", 100.0),
-        ({"milliseconds": 2.5, "batch": 1, "steps": 35}, "milliseconds", 2.5),
     ],
 )
 def test_each_budget_is_a_limit_of_its_kind(options: dict[str, Any], kind: str, limit: float) -> None:
@@ -173,7 +172,7 @@ def test_a_budget_at_the_minimum_is_accepted() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "at least one of `density`, `parameters`, `multiply_adds`, `milliseconds` must be given, got none"),
+        ({}, "at least one of `density`, `parameters`, `multiply_adds` must be given, got none"),
         (
             {"density": 0.5, "multiply_adds": 9},
             "`density` and `multiply_adds` are two .* got 0.5 and 9; give one of them",
@@ -186,22 +185,6 @@ def test_a_budget_at_the_minimum_is_accepted() -> None:
         ({"parameters": 0}, "`parameters` must be > 0, got 0"),
         ({"multiply_adds": -5}, "`multiply_adds` must be > 0, got -5"),
         ({"density": 0.5, "parameters": 0}, "`parameters` must be > 0, got 0"),
-        ({"density": 0.5, "milliseconds": 1.0}, "`batch` must be a whole number > 0 with a budget in milliseconds"),
-        (
-            {"density": 0.5, "parameters": 9, "batch": 1},
-            "belong to a budget in `milliseconds`, got density, parameters",
-        ),
-        ({"milliseconds": 0.0, "batch": 1, "steps": 1}, "`milliseconds` must be > 0, got 0.0"),
-        ({"milliseconds": math.nan, "batch": 1, "steps": 1}, "`milliseconds` must be > 0, got nan"),
-        ({"milliseconds": 1.0}, "`batch` must be a whole number > 0 with a budget in milliseconds, got None"),
-        ({"milliseconds": 1.0, "batch": 1}, "`steps` must be a whole number > 0 .*, got None; latency depends on"),
-        ({"milliseconds": 1.0, "batch": 0, "steps": 35}, "`batch` must be a whole number > 0 .*, got 0"),
-        ({"milliseconds": 1.0, "batch": 1, "steps": -1}, "`steps` must be a whole number > 0 .*, got -1"),
-        ({"milliseconds": 1.0, "batch": 1, "steps": 1, "threads": 0}, "`threads` must be a whole number > 0"),
-        *(
-            ({"density": 0.5, **extra}, "`table` belong to a budget in `milliseconds`, got density; give `milli")
-            for extra in ({"batch": 1}, {"steps": 1}, {"threads": 2}, {"device": "cuda"}, {"table": "table.json"})
-        ),
         ({"density": 0.5, "rate": 0.0}, "`rate` must be > 0, got 0.0"),
         ({"density": 0.5, "stiffness": -1.0}, "`stiffness` must be >= 0, got -1.0"),
         ({"density": 0.5, "ramp": 1.1}, "`start` and `ramp` must be fractions .*, got 0.1 and 1.1"),

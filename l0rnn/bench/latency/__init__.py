@@ -1,1 +1,0 @@
-"""Milliseconds of a network over its widths: measured once, then interpolated so that gradients flow."""
