@@ -57,7 +57,8 @@ class Weight:
         units: for each dimension the unit of each index, int64 `(index,)`, `STAYS` where there is none.
         is_read: for each dimension which indices a sum runs over, so that gates fold in there, bool `(index,)`.
         is_prescaled: for each dimension which of those indices read what a tied embedding has scaled already, since
-            the gates of its units are folded into the weight that it shares with its decoder, bool `(index,)`.
+            the gates of its units are folded into the weight that it shares with its decoder, bool `(index,)`. They
+            only leave out units whose gate is 0.
         is_parameter: whether it is a parameter, and not a buffer.
         is_lookup: whether rows of it are looked up by number.
     """
@@ -307,10 +308,11 @@ def scales(weight: Weight, gates: Tensor) -> list[tuple[int, Tensor]]:
     """
     found = []
     for dimension, (units, is_read) in enumerate(zip(weight.units, weight.is_read, strict=True)):
-        gated = is_read & (units != STAYS) & ~weight.is_prescaled[dimension]
+        gated = is_read & (units != STAYS)
         if bool(gated.any()):
-            values = torch.where(gated, gates[units.clamp(min=0)], torch.ones((), dtype=gates.dtype))
-            found.append((dimension, values))
+            own = gates[units.clamp(min=0)]
+            own = torch.where(weight.is_prescaled[dimension], (own != 0).to(own.dtype), own)
+            found.append((dimension, torch.where(gated, own, torch.ones((), dtype=gates.dtype))))
     return found
 
 
