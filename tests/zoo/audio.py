@@ -165,11 +165,10 @@ class SLSTM(nn.Module):
 class CausalConv1d(nn.Module):
     def __init__(self, channels, out_channels, kernel_size, stride=1, norm=lambda conv: conv):
         super().__init__()
-        self.padding = kernel_size - stride
         self.conv = norm(nn.Conv1d(channels, out_channels, kernel_size, stride))
 
     def forward(self, x):
-        return self.conv(F.pad(x, (self.padding, 0), mode="reflect"))
+        return self.conv(F.pad(x, (self.conv.kernel_size[0] - self.conv.stride[0], 0), mode="reflect"))
 
 
 class ResnetBlock(nn.Module):
