@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from l0rnn.axes import Weight
 from l0rnn.extras import require
-from l0rnn.methods.layered_graph import GRAPH_KINDS, GraphKind, random_graph
 from l0rnn.methods.masks import MaskMethod
+from l0rnn.methods.random_graphs import GRAPH_KINDS, GraphKind, random_graph
 from l0rnn.wiring import Wiring
 
 # Beyond so many nodes a graph takes longer to draw than its structure is worth, and edges are drawn one by one.
@@ -39,7 +39,7 @@ class RandomStructure(MaskMethod):
     equally many others, those of one layer are joined at random.
 
     The weights that stay keep the initial values they have: they are not scaled up for the inputs that are missing.
-    Darji masks input-to-hidden matrices alone, and adds connections that skip layers: that is `GraphRNN`.
+    Darji masks input-to-hidden matrices alone, and adds connections that skip layers: see recipes/reber/graph_rnn.py.
 
     Args:
         graph: ``"watts_strogatz"``, with every edge rewired, or ``"barabasi_albert"``.
