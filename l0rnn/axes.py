@@ -159,7 +159,7 @@ def cut(tensor: Tensor, weight: Weight, *, indices: dict[str, Tensor], scale: Te
         scale: factors of the dimension that the weight reads, `(kept,)`, or None.
 
     Returns:
-        A new tensor in the packed layout, and in memory by rows or by columns, as the weight is.
+        A new tensor in the packed layout.
 
     Example:
         >>> weight = Weight("", "hh", "", "hh", "(gate unit) previous", {"unit": ("h",), "previous": ("h",)}, 2)
@@ -177,19 +177,8 @@ def cut(tensor: Tensor, weight: Weight, *, indices: dict[str, Tensor], scale: Te
     if scale is not None and weight.reads is not None:
         shape = [-1 if name == weight.reads else 1 for name in names]
         grouped = grouped * scale.to(grouped).reshape(shape)
-    result = rearrange(grouped, f"{unpacked} -> {weight.pattern}")
-    result = result.t().contiguous().t() if is_by_columns(tensor) else result.contiguous()
+    result = rearrange(grouped, f"{unpacked} -> {weight.pattern}").contiguous()
     return result.clone() if result.data_ptr() == tensor.data_ptr() else result  # where nothing was cut
-
-
-def is_by_columns(tensor: Tensor) -> bool:
-    """Whether a matrix lies in memory column by column.
-
-    Example:
-        >>> is_by_columns(torch.ones(2, 3)), is_by_columns(torch.ones(2, 3).t())
-        (False, True)
-    """
-    return tensor.dim() == 2 and not tensor.is_contiguous() and tensor.t().is_contiguous()
 
 
 @cache

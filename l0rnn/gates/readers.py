@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from l0rnn.axes import is_by_columns
 from l0rnn.gates.folding import fold
 from l0rnn.gates.gates import Gates
 from l0rnn.gates.open_units import WORTH_SKIPPING, open_positions
@@ -34,7 +33,7 @@ class GatedLinear(nn.Linear):
         if len(units) > WORTH_SKIPPING * len(values):
             return nn.functional.linear(fold(input, values), self.weight, self.bias)
         open_input = input.index_select(-1, units) * values[units]
-        return nn.functional.linear(open_input, _columns(self.weight, units), self.bias)
+        return nn.functional.linear(open_input, self.weight.index_select(1, units), self.bias)
 
 
 class GatedLayerNorm(nn.LayerNorm):
@@ -54,11 +53,6 @@ class GatedLayerNorm(nn.LayerNorm):
         if self.weight is not None:
             normal = normal * self.weight
         return normal if self.bias is None else normal + self.bias
-
-
-def _columns(weight: Tensor, units: Tensor) -> Tensor:
-    """Some columns of a matrix, picked the way it lies in memory."""
-    return weight.t().index_select(0, units).t() if is_by_columns(weight) else weight.index_select(1, units)
 
 
 def _check_width(input: Tensor, width: int) -> None:
