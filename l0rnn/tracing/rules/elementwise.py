@@ -158,6 +158,7 @@ def normed_weight(call: Call) -> None:
     for side in call.shadow(scale).sides:
         if dim >= 0 and any(varies(side, d) for d in range(side.dim())):
             call.atoms.unite(sides[dim], side, call.why)
+            sides[dim] = side.expand(sides[dim].shape)  # of the direction a factor would be normalised away
     call.tracer.set_shadow(call.out, Shadow(tuple(sides), is_weight=True))
 
 
