@@ -111,7 +111,7 @@ def write_result(
         "parameters": kept.parameters,
         "parameters_without_embedding": kept.parameters_without_embedding,
         "multiply_adds": kept.multiply_adds,
-        "density": kept.multiply_adds / whole.multiply_adds,
+        "density": kept.multiply_adds / whole.multiply_adds if whole.multiply_adds else 1.0,  # 0: a dense run not traced
         "widths": {axis: kept_units for axis, (kept_units, _) in surgery.widths.items()},
         "block": block_of(model.method) if masks else None,
         "has_zeros": bool(masks),
