@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from l0rnn.recurrent.names import GATES_PER_CELL
 from l0rnn.gates.folding import as_one_block
 from l0rnn.gates.kernels import KERNELS
 from l0rnn.methods.layered_graph import LayeredGraph
+from l0rnn.recurrent.names import GATES_PER_CELL
 
 
 class MaskedRecurrence(nn.RNNBase):
