@@ -72,6 +72,7 @@ def trace(
     if reasons or tied:
         _overrule(run, units, reasons, tied)
         units = units_of(run, parameters, norms)
+    units.fixed = tuple(fixed)
     return units
 
 

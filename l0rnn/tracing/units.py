@@ -124,6 +124,7 @@ class Units:
         input_states: number of an example tensor → unit of each of its elements.
         outputs: unit of each element of every output tensor that follows the widths, or None.
         unknown: operations without a rule → the module that ran them.
+        fixed: layers and axes that the user wants whole.
     """
 
     axes: dict[str, Axis] = field(default_factory=dict)
@@ -135,6 +136,7 @@ class Units:
     input_states: dict[int, Tensor] = field(default_factory=dict)
     outputs: list[Tensor | None] = field(default_factory=list)
     unknown: dict[str, str] = field(default_factory=dict)
+    fixed: tuple[str, ...] = ()
 
     @property
     def count(self) -> int:
@@ -187,6 +189,7 @@ class Units:
             {number_: renumbered(units) for number_, units in self.input_states.items()},
             [None if units is None else renumbered(units) for units in self.outputs],
             dict(self.unknown),
+            self.fixed,
         )
 
     def kept(self, keep: Tensor) -> Units:
