@@ -116,6 +116,16 @@ class Atoms:
         numbers = np.unique(compact(labels).numpy())
         self._read[numbers[numbers > OUTSIDE]] = True
 
+    @property
+    def both_ways(self) -> np.ndarray:
+        """Whether each atom is an index of a weight that is read along it here and makes units along it there."""
+        return self._read & (self._written > 0)
+
+    @property
+    def twin(self) -> np.ndarray:
+        """The twin of each atom, see `twins`; 0 for those that have none."""
+        return self._twin
+
     def owner(self, labels: Tensor) -> Tensor:
         """Number of the block of atoms that each label is of, such as the rows of one weight."""
         return torch.from_numpy(np.searchsorted(self._starts, labels.numpy(), side="right"))
