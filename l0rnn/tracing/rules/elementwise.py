@@ -149,7 +149,10 @@ def random_like(call: Call) -> None:
 
 
 def normed_weight(call: Call) -> None:
-    """Weight normalisation: rows are scaled each by itself, so the columns have to stay."""
+    """Weight normalisation: rows are scaled each by itself, so the columns have to stay.
+
+    A gate in the direction would be normalised away, so the result has the labels of the scale.
+    """
     direction, scale, dim = call.args[0], call.args[1], call.argument(2, "dim", 0)
     sides = list(call.shadow(direction).sides)
     for d, side in enumerate(sides):
@@ -158,6 +161,7 @@ def normed_weight(call: Call) -> None:
     for side in call.shadow(scale).sides:
         if dim >= 0 and any(varies(side, d) for d in range(side.dim())):
             call.atoms.unite(sides[dim], side, call.why)
+            sides[dim] = side.expand(call.out.shape)
     call.tracer.set_shadow(call.out, Shadow(tuple(sides), is_weight=True))
 
 

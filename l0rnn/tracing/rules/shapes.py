@@ -238,6 +238,9 @@ def _fix_along(call: Call, dims: list[int], what: str) -> None:
 def indexed(call: Call) -> None:
     """``tensor[index]``."""
     tensor, index = call.args
+    if call.shadow(tensor).is_state and isinstance(index, tuple):
+        for side in call.shadow(tensor).sides:
+            call.tracer.keep_grid(side, f"{call.why} takes the states of all layers as one tensor")
     for dim, item in index_items(index, tensor.dim()):
         if isinstance(item, slice):
             start, stop, step = item.indices(tensor.size(dim))
