@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from l0rnn.recurrent.nested import map_tensors
 from l0rnn.recurrent.single_steps import onednn
-from l0rnn.tracing.run import tensors_in
+from l0rnn.tracing.rules.run import tensors_in
 from l0rnn.tracing.trace import as_call
 from l0rnn.tracing.units import Units, cut_elements
 

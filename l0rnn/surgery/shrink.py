@@ -15,6 +15,7 @@ from l0rnn.gates.network import deterministic_gates, gate_network_, network_gate
 from l0rnn.recurrent.nested import moved_to
 from l0rnn.surgery.build import build
 from l0rnn.surgery.kept import uniform, units_to_keep
+from l0rnn.surgery.loss import Loss, compare_losses
 from l0rnn.surgery.proof import NotComparableError, Widths, compare
 from l0rnn.surgery.sizes import follow_, guesses, numbers_to_follow
 from l0rnn.tracing.trace import trace
@@ -93,6 +94,7 @@ def shrink(
     multiple_of: int = 1,
     uniform_stacks: bool = False,
     tolerance: float | None = None,
+    loss: Loss | bool = True,
 ) -> nn.Module:
     """Build the smaller dense network that gives the same outputs.
 
@@ -111,6 +113,8 @@ def shrink(
             with closed units.
         tolerance: largest accepted difference, relative to the largest output if that is above 1. Default: 1e-5 in
             float32, 1e-10 in float64, 3e-2 in half precision.
+        loss: network → training loss of a batch, to be compared as well, see `compare_losses`; True for that of a
+            `PrunableModule` on the first batch it was trained on; False for none.
 
     Returns:
         The shrunken network, in the mode (training or evaluation) of the original. Its attribute ``surgery_report`` is
@@ -144,6 +148,7 @@ def shrink(
         multiple_of=multiple_of,
         uniform_stacks=uniform_stacks,
         tolerance=tolerance,
+        loss=loss,
     )
     log.info("%s", surgery)
     surgery.network.__dict__["surgery_report"] = str(surgery)
@@ -159,6 +164,7 @@ def operate(
     multiple_of: int = 1,
     uniform_stacks: bool = False,
     tolerance: float | None = None,
+    loss: Loss | bool = True,
 ) -> Surgery:
     """As `shrink`, with the report of what was kept, what was not pruned and why, and the measured difference."""
     if multiple_of < 1:
@@ -167,6 +173,7 @@ def operate(
     if is_prunable(model):
         network, units = model.network, model.units
         gates = model.trained_gates() if gates is None else gates
+        loss = getattr(model, "example_loss", None) or False if loss is True else loss
         example_inputs = model.example_input_array if example_inputs is None else example_inputs
         # of a batch on a GPU, while a Trainer leaves the module on the CPU when it is done, or the other way round
         device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
@@ -181,6 +188,9 @@ def operate(
         exact, keep = keep, uniform(network, units, keep)
         _check_normalised(units, keep & ~exact)
     small, difference, followed = build_and_prove(network, units, values, keep, example_inputs, tolerance)
+    if callable(loss):
+        with gated_by(network, units, values) as reference:
+            compare_losses(reference, small, loss, tolerance)
     widths = {name: (int(keep[axis.units].sum()), axis.size) for name, axis in units.axes.items()}
     return Surgery(small, widths, dict(units.whole), difference, followed)
 

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from l0rnn.tracing.numbering import units_of
 from l0rnn.tracing.rules import RULES
-from l0rnn.tracing.run import Run, run_traced, tensors_in
-from l0rnn.tracing.units import Units, units_of
+from l0rnn.tracing.rules.run import Run, run_traced, tensors_in
+from l0rnn.tracing.units import Units
 
 _is_tracing: ContextVar[bool] = ContextVar("a network is being traced", default=False)
 
@@ -78,6 +79,7 @@ def trace(
     if reasons or tied:
         _overrule(run, units, reasons, tied)
         units = units_of(run, parameters, norms)
+    units.fixed = tuple(fixed)
     return units
 
 

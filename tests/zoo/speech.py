@@ -52,7 +52,8 @@ class EasyOCR(nn.Module):
         )  # fmt: skip
         self.AdaptiveAvgPool = nn.AdaptiveAvgPool2d((None, 1))
         self.SequenceModeling = nn.Sequential(
-            BidirectionalLSTM(channels, hidden_size, hidden_size), BidirectionalLSTM(hidden_size, hidden_size, hidden_size)
+            BidirectionalLSTM(channels, hidden_size, hidden_size),
+            BidirectionalLSTM(hidden_size, hidden_size, hidden_size),
         )
         self.Prediction = nn.Linear(hidden_size, num_class)
 
@@ -188,11 +189,9 @@ class IcefallLayer(nn.Module):
 class Icefall(nn.Module):
     """lstm_transducer_stateless: convolutional subsampling, projected LSTMs with residuals, a stateless predictor."""
 
-    def __init__(self, features=9, d_model=8, hidden=12, vocabulary=11, decoder=8, joiner=10):
+    def __init__(self, features=9, d_model=8, hidden=40, vocabulary=11, decoder=8, joiner=10):
         super().__init__()
-        self.conv = nn.Sequential(
-            nn.Conv2d(1, 3, 3, padding=1), nn.SiLU(), nn.Conv2d(3, 5, 3, stride=2), nn.SiLU()
-        )
+        self.conv = nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.SiLU(), nn.Conv2d(3, 5, 3, stride=2), nn.SiLU())
         self.out = nn.Linear(5 * ((features - 1) // 2), d_model)
         self.layers = nn.ModuleList(IcefallLayer(d_model, hidden, 14) for _ in range(2))
         self.embedding = nn.Embedding(vocabulary, decoder)

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l0rnn.tracing.atoms import FREE, OUTSIDE, compact, differs, line, thin, varies
-from l0rnn.tracing.run import Call, Shadow, tensors_in
+from l0rnn.tracing.rules.atoms import FREE, OUTSIDE, compact, differs, line, thin, varies
+from l0rnn.tracing.rules.run import Call, Shadow, tensors_in
 
 
 def elementwise(call: Call) -> None:
@@ -149,7 +149,10 @@ def random_like(call: Call) -> None:
 
 
 def normed_weight(call: Call) -> None:
-    """Weight normalisation: rows are scaled each by itself, so the columns have to stay."""
+    """Weight normalisation: rows are scaled each by itself, so the columns have to stay.
+
+    A gate in the direction would be normalised away, so the result has the labels of the scale.
+    """
     direction, scale, dim = call.args[0], call.args[1], call.argument(2, "dim", 0)
     sides = list(call.shadow(direction).sides)
     for d, side in enumerate(sides):
@@ -158,7 +161,7 @@ def normed_weight(call: Call) -> None:
     for side in call.shadow(scale).sides:
         if dim >= 0 and any(varies(side, d) for d in range(side.dim())):
             call.atoms.unite(sides[dim], side, call.why)
-            sides[dim] = side.expand(sides[dim].shape)  # of the direction a factor would be normalised away
+            sides[dim] = side.expand(call.out.shape)
     call.tracer.set_shadow(call.out, Shadow(tuple(sides), is_weight=True))
 
 

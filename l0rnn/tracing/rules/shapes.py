@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l0rnn.tracing.atoms import FREE, OUTSIDE, compact, differs, line, thin
+from l0rnn.tracing.rules.atoms import FREE, OUTSIDE, compact, differs, line, thin
 from l0rnn.tracing.rules.elementwise import leaves_torch
-from l0rnn.tracing.run import Call, Shadow, tensors_in
+from l0rnn.tracing.rules.run import Call, Shadow, tensors_in
 
 KEEPS_STATES = {"stack", "cat", "unsqueeze", "squeeze", "contiguous", "clone", "detach", "to", "index_select"}
 
@@ -238,6 +238,9 @@ def _fix_along(call: Call, dims: list[int], what: str) -> None:
 def indexed(call: Call) -> None:
     """``tensor[index]``."""
     tensor, index = call.args
+    if call.shadow(tensor).is_state and isinstance(index, tuple):
+        for side in call.shadow(tensor).sides:
+            call.tracer.keep_grid(side, f"{call.why} takes the states of all layers as one tensor")
     for dim, item in index_items(index, tensor.dim()):
         if isinstance(item, slice):
             start, stop, step = item.indices(tensor.size(dim))

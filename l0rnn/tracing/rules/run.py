@@ -20,7 +20,7 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from l0rnn.tracing.atoms import FREE, OUTSIDE, Atoms, compact, compact_together, differs, line, thin, varies
+from l0rnn.tracing.rules.atoms import FREE, OUTSIDE, Atoms, compact, compact_together, differs, line, thin, varies
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,6 @@ class Tracer(TorchFunctionMode):
         self.network = network
         self.modules: list[str] = []
         self.example_sizes: dict[int, int] = {}  # elements of each example tensor
-        self.depth = 0  # operations that are running
         self._shadows: dict[int, tuple[weakref.ref[Tensor], Shadow]] = {}
         self._by_storage: dict[int, list[weakref.ref[Tensor]]] = {}  # storage → tensors that have a shadow and lie in it
         self._places: dict[int, int] = {}  # tensor that has a shadow → its storage
@@ -223,8 +222,7 @@ class Tracer(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         versions = [(tensor, _version(tensor)) for tensor in tensors_in((args, kwargs))]
-        self.depth += 1
-        try:
+        with torch._C._DisableTorchDispatch():  # what runs inside, and what happens to labels, is nothing new to `Watch`
             out = func(*args, **kwargs)
             call = Call(self, operation_name(func), args, kwargs, out, func)
             written = [tensor for tensor, version in versions if _version(tensor) != version]
@@ -232,8 +230,6 @@ class Tracer(TorchFunctionMode):
                 self._apply(call)
             for tensor in written:
                 self._spread_to_aliases(tensor, call)
-        finally:
-            self.depth -= 1
         return out
 
     def _apply(self, call: Call) -> None:
