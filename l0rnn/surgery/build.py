@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from l0rnn.gates.network import ungate_network_
 from l0rnn.recurrent.ragged_rnn import RaggedRNN
 from l0rnn.surgery.sizes import raw_tensor, set_sizes_, stack_widths
-from l0rnn.tracing.run import tensors_in
+from l0rnn.tracing.rules.run import tensors_in
 from l0rnn.tracing.units import Units, cut, scales
 
 

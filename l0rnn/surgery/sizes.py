@@ -28,8 +28,7 @@ def set_sizes_(network: nn.Module, units: Units, keep: Tensor) -> None:
     for name, module in network.named_modules():
         _set_sizes_of_(module)
         if name in units.normalised and isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
-            numbers = units.normalised[name]
-            module.normalized_shape = (int(((numbers == STAYS) | keep[numbers.clamp(min=0)]).sum()),)
+            module.normalized_shape = (width(units.normalised[name], keep),)
     for module in network.modules():
         if isinstance(module, RaggedRNN):
             _set_ragged_sizes_(module)
@@ -68,15 +67,20 @@ def _set_sizes_of_(module: Any) -> None:
         module._init_flat_weights()
 
 
+def width(numbers: Tensor, keep: Tensor) -> int:
+    """How many indices along a dimension are kept, given the unit of each."""
+    return int(((numbers == STAYS) | keep[numbers.clamp(min=0)]).sum()) if len(keep) else len(numbers)
+
+
 def stack_widths(module: nn.RNNBase) -> list[tuple[int, int]]:
     """Hidden and projected units (0 for none) of each layer and direction, as its weights have them."""
     widths = []
     for depth in range(module.num_layers):
         for reverse in ("", "_reverse")[: 2 if module.bidirectional else 1]:
-            recurrent: Any = getattr(module, f"weight_hh_l{depth}{reverse}")
+            rows: Any = module._parameters[f"weight_ih_l{depth}{reverse}"]
             projection = module._parameters.get(f"weight_hr_l{depth}{reverse}")
             if projection is None:
-                widths.append((recurrent.size(1), 0))
+                widths.append((rows.size(0) // {"LSTM": 4, "GRU": 3}.get(module.mode, 1), 0))
             else:
                 widths.append((projection.size(1), projection.size(0)))
     return widths
@@ -112,7 +116,7 @@ class Number:
 def numbers_to_follow(network: nn.Module, units: Units, keep: Tensor) -> list[Number]:
     """Numbers of a user's modules that may be widths, with the widths they may become.
 
-    A number may be any width, before the cut, in the weights of its module and of those within. What it becomes is a
+    A number may be any width, before the cut, of the weights or axes of its module and of those within. What it becomes is a
     guess: the proof says whether it was right.
     """
     found = []
@@ -124,9 +128,10 @@ def numbers_to_follow(network: nn.Module, units: Units, keep: Tensor) -> list[Nu
         for weight in units.weights.values():
             if weight.name.startswith(prefix):
                 for numbers in weight.units:
-                    lengths.setdefault(len(numbers), []).append(
-                        int(((numbers == STAYS) | keep[numbers.clamp(min=0)]).sum()) if len(keep) else len(numbers)
-                    )
+                    lengths.setdefault(len(numbers), []).append(width(numbers, keep))
+        for axis in units.axes.values():  # a part of a dimension, such as one of several that lie side by side
+            if axis.layer.startswith(name):
+                lengths.setdefault(axis.size, []).append(int(keep[axis.units].sum()))
         for attribute, value in vars(module).items():
             is_many = isinstance(value, (tuple, list)) and all(type(part) is int for part in value)
             parts: Any = value if is_many else [value]
