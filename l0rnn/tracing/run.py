@@ -34,6 +34,7 @@ class Shadow:
         places: where its elements stand in the example input that it is a piece of, or None.
         source: number of that example input.
         spread: dimensions along which the tensor repeats one value, as a mask does that was expanded over units.
+        counted: of a constant, the modules and names of the numbers of the user's that may be its width.
     """
 
     sides: tuple[Tensor, ...]
@@ -42,6 +43,7 @@ class Shadow:
     places: Tensor | None = None
     source: int = -1
     spread: tuple[int, ...] = ()
+    counted: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,7 @@ class Run:
     aliases: dict[str, list[str]] = field(default_factory=dict)
     readings: list[Reading] = field(default_factory=list)
     normalisations: list[Normalisation] = field(default_factory=list)
+    numbers: dict[tuple[str, str], Tensor] = field(default_factory=dict)  # module and its integer → labels it counts
     projections: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # labels of projected and of cell units
     recurrent: list[Tensor] = field(default_factory=list)  # labels of units that recurrent layers compute
     lookups: list[Tensor] = field(default_factory=list)  # labels of units that an embedding computes
@@ -127,6 +130,7 @@ class Tracer(TorchFunctionMode):
         self.rules = rules
         self.network = network
         self.modules: list[str] = []
+        self.running: list[nn.Module] = []
         self.example_sizes: dict[int, int] = {}  # elements of each example tensor
         self._shadows: dict[int, tuple[weakref.ref[Tensor], Shadow]] = {}
         self._by_storage: dict[int, list[weakref.ref[Tensor]]] = {}  # storage → tensors that have a shadow and lie in it
@@ -290,6 +294,28 @@ class Tracer(TorchFunctionMode):
             elif along and bool((classes == OUTSIDE).any()):
                 self.run.atoms.fix(side, f"{call.why} writes into it what comes from outside the network")
 
+    def count(self, keys: Iterable[tuple[str, str]], labels: Tensor, why: str) -> None:
+        """Note that numbers of the user's are widths, so that they have to follow them, and the widths each other.
+
+        Args:
+            keys: modules and the names under which they remember the number.
+            labels: labels of the units that it counts, `(unit,)`.
+            why: what uses it.
+        """
+        for key in keys:
+            known = self.run.numbers.get(key)
+            if known is None:
+                self.run.numbers[key] = labels.clone()
+            elif self.run.atoms.has_units(labels) or self.run.atoms.has_units(known):
+                self.run.atoms.unite(known, labels, f"{why} counts it by {key[1]!r}, by which it counts what has to stay")
+
+    def numbers(self, size: int) -> tuple[tuple[str, str], ...]:
+        """The module of the user's that is running, and the names under which it remembers a number."""
+        module = self.running[-1] if self.running else self.network
+        if type(module).__module__.startswith("torch.nn.") or size < 2:
+            return ()
+        return tuple((self.module, name) for name, value in vars(module).items() if type(value) is int and value == size)
+
     def keep_grid(self, labels: Tensor, why: str) -> None:
         """Note that what is removed of a tensor must be whole rows along each of its dimensions.
 
@@ -387,6 +413,14 @@ class Call:
         """Label a result."""
         if isinstance(tensor, Tensor):
             self.tracer.set_shadow(tensor, Shadow((thin(labels.expand(tensor.shape)),), **options))
+
+    def meet(self, constant: Tensor, labels: Tensor) -> None:
+        """Units meet a constant of their width: the number that the user made it by is theirs."""
+        keys = self.shadow(constant).counted
+        last = labels.dim() - 1
+        if keys and labels.dim() and labels.size(-1) == constant.size(-1) and differs(self.atoms.roots(labels), last):
+            if not any(differs(self.atoms.roots(labels), d) for d in range(last)):
+                self.tracer.count(keys, line(labels, *range(last)).reshape(-1), self.why)
 
     def tie_or_fix(self, labels: Tensor, dimensions: Iterable[int], why: str) -> Tensor:
         """An operation runs over these dimensions: the labels of its result, of size 1 along them.
@@ -533,9 +567,11 @@ def naming_modules(tracer: Tracer, network: nn.Module) -> Iterator[None]:
 
     def enter(module: nn.Module, inputs: Any) -> None:
         tracer.modules.append(names.get(id(module), tracer.module))
+        tracer.running.append(module)
 
     def leave(module: nn.Module, inputs: Any, output: Any) -> None:
         tracer.modules.pop()
+        tracer.running.pop()
 
     handles = [
         handle

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from l0rnn.tracing.atoms import OUTSIDE, Atoms
+from l0rnn.tracing.atoms import OUTSIDE, Atoms, compact
 from l0rnn.tracing.run import Run
 
 STAYS = -1  # instead of the number of a unit: an index that is never removed
@@ -123,6 +123,7 @@ class Units:
         input_states: number of an example tensor → unit of each of its elements.
         outputs: unit of each element of every output tensor that follows the widths, or None.
         unknown: operations without a rule → the module that ran them.
+        numbers: module of the user's, and the name of an integer of its → the units that it counts, `(index,)`.
     """
 
     axes: dict[str, Axis] = field(default_factory=dict)
@@ -134,6 +135,7 @@ class Units:
     input_states: dict[int, Tensor] = field(default_factory=dict)
     outputs: list[Tensor | None] = field(default_factory=list)
     unknown: dict[str, str] = field(default_factory=dict)
+    numbers: dict[tuple[str, str], Tensor] = field(default_factory=dict)
 
     @property
     def count(self) -> int:
@@ -186,6 +188,7 @@ class Units:
             {number_: renumbered(units) for number_, units in self.input_states.items()},
             [None if units is None else renumbered(units) for units in self.outputs],
             dict(self.unknown),
+            {key: renumbered(units) for key, units in self.numbers.items()},
         )
 
     def kept(self, keep: Tensor) -> Units:
@@ -225,6 +228,7 @@ class Units:
             normalised={name: fewer(numbers) for name, numbers in self.normalised.items()},
             input_states={tensor: fewer(numbers) for tensor, numbers in self.input_states.items()},
             outputs=[None if numbers is None else fewer(numbers) for numbers in self.outputs],
+            numbers={key: fewer(numbers) for key, numbers in self.numbers.items()},
         )
 
     def axes_of(self, units: Tensor) -> list[str]:
@@ -375,6 +379,7 @@ def units_of(run: Run, parameters: set[str], norms: set[str]) -> Units:
         if all(pair):
             units.projections.append((pair[0][0], pair[1][0]))
     units.input_states = {number: _numbers(unit_of, labels) for number, labels in run.input_states.items()}
+    units.numbers = {key: _numbers(unit_of, labels) for key, labels in run.numbers.items()}
     for labels in run.outputs:
         numbers = _numbers(unit_of, labels)
         units.outputs.append(numbers if bool((numbers != STAYS).any()) else None)
@@ -393,7 +398,7 @@ def _classes(atoms: Atoms, labels: list[Tensor]) -> set[int]:
 
 def _numbers(unit_of: np.ndarray, labels: Tensor) -> Tensor:
     """Labels as numbers of units."""
-    return torch.from_numpy(unit_of[labels.clamp(min=0).numpy()])
+    return torch.from_numpy(unit_of[compact(labels).clamp(min=0).numpy()]).expand(labels.shape)
 
 
 def _fill_weights(units: Units, run: Run, unit_of: np.ndarray, parameters: set[str], prescaled: np.ndarray) -> None:

@@ -20,8 +20,6 @@ EXPECTED = {
             "conv1": 8,
             "conv2": 12,
             "gru1.l0": 12,
-            "gru2.l0": 12,
-            "gru3.l0": 12,
         },
         {
             "dense_out": OUTPUT,

@@ -32,6 +32,8 @@ def label_elementwise(call: Call, operands: list[Tensor], out: Tensor) -> None:
     main = torch.full((1,) * out.dim(), FREE)
     for operand in activations:
         main = call.join(main, _as_broadcast(call, operand), call.why)
+    for operand in activations:
+        call.meet(operand, main.expand(out.shape))
     if weights and bool((main == FREE).all()):
         _label_weights(call, weights, out, main)
         return

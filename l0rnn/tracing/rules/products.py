@@ -243,6 +243,9 @@ def _read(product: Product, data: Tensor, weight: Tensor, of_data: list[str], of
         elif len(call.shadow(weight).sides) == weight.dim() and of_weight[number] not in of_data:
             atoms.write(own)
             atoms.fix(own, "it is a single unit")
+    if call.shadow(data).counted and of_data[-1] in summed:
+        for side in columns:
+            call.meet(data, product.flat(side, of_data[-1:]))
     over = product.along(read, summed)
     reader = _unite_columns(product, columns, read, over)
     passed = [] if over else product.along(read, product.kept)

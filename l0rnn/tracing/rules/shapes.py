@@ -50,7 +50,8 @@ def _relabel(call: Call, change: Any) -> None:
     for number, out in enumerate(outs):
         sides = tuple(thin(side[number]) for side in changed)
         place = None if places is None else places[number]
-        call.tracer.set_shadow(out, Shadow(sides, shadow.is_weight, is_state, place, shadow.source))
+        counted = shadow.counted if out.dim() and out.size(-1) == call.data.size(-1) else ()
+        call.tracer.set_shadow(out, Shadow(sides, shadow.is_weight, is_state, place, shadow.source, (), counted))
 
 
 def reshaped(call: Call) -> None:
@@ -61,6 +62,9 @@ def reshaped(call: Call) -> None:
     _relabel(call, lambda labels: [_reshape(labels, call.out.shape)])
     for side in call.shadow(call.out).sides:
         call.tracer.keep_grid(side, f"{call.why} lays it out in a grid")
+        for dim in range(side.dim()):
+            if differs(call.atoms.roots(side), dim):
+                _count(call, side, dim)
 
 
 def _reshape(labels: Tensor, shape: torch.Size) -> Tensor:
@@ -101,7 +105,7 @@ def repeated(call: Call) -> None:
     lead = out.dim() - tensor.dim()
     spread = [d for d in range(out.dim()) if out.size(d) > 1 and (d < lead or tensor.size(d - lead) == 1)]
     found = call.shadow(out)
-    call.tracer.set_shadow(out, Shadow(found.sides, found.is_weight, spread=tuple(spread)))
+    call.tracer.set_shadow(out, Shadow(found.sides, found.is_weight, spread=tuple(spread), counted=found.counted))
 
 
 def same(call: Call) -> None:
@@ -114,7 +118,7 @@ def same(call: Call) -> None:
         strides = zip(tensor.shape, tensor.stride(), strict=True) if tensor.layout == torch.strided else ()
         spread = {d for d, (size, stride) in enumerate(strides) if size > 1 and stride == 0} | set(found.spread)
         is_state = found.is_state and call.name in KEEPS_STATES
-        new = Shadow(found.sides, found.is_weight, is_state, found.places, found.source, tuple(spread))
+        new = Shadow(found.sides, found.is_weight, is_state, found.places, found.source, tuple(spread), found.counted)
         call.tracer.set_shadow(call.out, new)
 
 
@@ -168,6 +172,9 @@ def cut_at(call: Call, side: Tensor, dim: int, start: int, stop: int) -> None:
     size, length = side.size(dim), stop - start
     if length >= size or length <= 0 or not differs(call.atoms.roots(side), dim):
         return
+    for begin, end in ((0, start), (0, stop), (start, stop)):
+        if 0 < end - begin < size:
+            _count(call, side.narrow(dim, begin, end - begin), dim)
     at_joints = all(end in (0, size) or _is_joint(call, side, dim, end) for end in (start, stop))
     if size % length == 0 and start % length == 0:
         pieces = side.split(length, dim)
@@ -183,6 +190,14 @@ def cut_at(call: Call, side: Tensor, dim: int, start: int, stop: int) -> None:
             call.atoms.unite(piece, side.narrow(dim, 0, step), f"{call.why} cuts it into pieces of one size")
     else:
         call.atoms.fix(side, f"{call.why} cuts it at a number")
+
+
+def _count(call: Call, labels: Tensor, dim: int) -> None:
+    """Note the number of units along a dimension, where they differ along that one alone."""
+    others = [d for d in range(labels.dim()) if d != dim % labels.dim()]
+    if not any(differs(call.atoms.roots(labels), d) for d in others):
+        keys = call.tracer.numbers(labels.size(dim))
+        call.tracer.count(keys, line(labels, *others).reshape(-1), call.why)
 
 
 def _is_joint(call: Call, side: Tensor, dim: int, place: int) -> bool:
@@ -385,9 +400,14 @@ def padded(call: Call) -> None:
 
 
 def fresh(call: Call) -> None:
-    """Constants made on the spot, such as a first state: they match anything."""
+    """Constants made on the spot, such as a first state: they match anything.
+
+    The width of some is a number of the user's, such as ``self.hidden_size``, which has to follow the units they meet.
+    """
+    is_by_number = not call.name.endswith("like") and call.name not in ("zero", "fill", "scalar_tensor")
     for out in tensors_in(call.out):
-        call.set(out, torch.full((), FREE))
+        keys = call.tracer.numbers(out.size(-1)) if out.dim() > 1 and is_by_number else ()
+        call.set(out, torch.full((), FREE), counted=keys)
 
 
 def written(call: Call) -> None:
@@ -417,8 +437,10 @@ def _write(call: Call, tensor: Tensor, index: Any, new: Tensor, value: Any) -> N
     if isinstance(value, Tensor) and value.dim() and shape and not differs(roots, -1) and value.size(-1) == 1 < shape[-1]:
         call.atoms.fix(new, f"{call.why} spreads it over other units")
         new = torch.tensor(FREE)
+    call.atoms.unite(labels[host], new, f"{call.why} writes it beside what has to stay")
+    call.meet(tensor, new.expand(shape))
     labels[host] = new.to(labels)
-    call.tracer.set_shadow(tensor, Shadow((labels,), places=shadow.places, source=shadow.source), is_writer=True)
+    call.tracer.set_shadow(tensor, Shadow((labels,), counted=shadow.counted), is_writer=True)
 
 
 def copied(call: Call) -> None:
