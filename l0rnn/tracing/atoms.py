@@ -22,7 +22,9 @@ class Atoms:
     def __init__(self) -> None:
         self._root = np.zeros(1, dtype=np.int64)
         self._why = np.zeros(1, dtype=np.int64)  # number of the reason why an atom has to stay; 0: none
-        self._written = np.zeros(1, dtype=np.int64)  # when an operation first labelled its output with the atom; 0: never
+        self._written = np.zeros(
+            1, dtype=np.int64
+        )  # when an operation first labelled its output with the atom; 0: never
         self._read = np.zeros(1, dtype=bool)  # whether an operation sums over the index, times what it reads
         self._twin = np.zeros(1, dtype=np.int64)  # of an atom that an embedding makes: its twin, see `twins`; else 0
         self._starts = [0]  # first atom of each block that was added at once

@@ -104,7 +104,9 @@ class Run:
     projections: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # labels of projected and of cell units
     recurrent: list[Tensor] = field(default_factory=list)  # labels of units that recurrent layers compute
     lookups: list[Tensor] = field(default_factory=list)  # labels of units that an embedding computes
-    grids: dict[bytes, tuple[Tensor, str]] = field(default_factory=dict)  # labels that must stay a grid, and what said so
+    grids: dict[bytes, tuple[Tensor, str]] = field(
+        default_factory=dict
+    )  # labels that must stay a grid, and what said so
     input_states: dict[int, Tensor] = field(default_factory=dict)  # example tensor → labels of its elements
     outputs: list[Tensor] = field(default_factory=list)  # labels of every output tensor, in order
     unknown: dict[str, str] = field(default_factory=dict)  # operation without a rule → module
@@ -133,7 +135,9 @@ class Tracer(TorchFunctionMode):
         self.running: list[nn.Module] = []
         self.example_sizes: dict[int, int] = {}  # elements of each example tensor
         self._shadows: dict[int, tuple[weakref.ref[Tensor], Shadow]] = {}
-        self._by_storage: dict[int, list[weakref.ref[Tensor]]] = {}  # storage → tensors that have a shadow and lie in it
+        self._by_storage: dict[
+            int, list[weakref.ref[Tensor]]
+        ] = {}  # storage → tensors that have a shadow and lie in it
         self._places: dict[int, int] = {}  # tensor that has a shadow → its storage
         # storage of labels that change as their tensor is written into → that tensor, and the labels
         self._written_into: dict[int, tuple[weakref.ref[Tensor], Tensor]] = {}
@@ -226,7 +230,9 @@ class Tracer(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         versions = [(tensor, _version(tensor)) for tensor in tensors_in((args, kwargs))]
-        with torch._C._DisableTorchDispatch():  # what runs inside, and what happens to labels, is nothing new to `Watch`
+        with (
+            torch._C._DisableTorchDispatch()
+        ):  # what runs inside, and what happens to labels, is nothing new to `Watch`
             out = func(*args, **kwargs)
             call = Call(self, operation_name(func), args, kwargs, out, func)
             written = [tensor for tensor, version in versions if _version(tensor) != version]
@@ -307,14 +313,18 @@ class Tracer(TorchFunctionMode):
             if known is None:
                 self.run.numbers[key] = labels.clone()
             elif self.run.atoms.has_units(labels) or self.run.atoms.has_units(known):
-                self.run.atoms.unite(known, labels, f"{why} counts it by {key[1]!r}, by which it counts what has to stay")
+                self.run.atoms.unite(
+                    known, labels, f"{why} counts it by {key[1]!r}, by which it counts what has to stay"
+                )
 
     def numbers(self, size: int) -> tuple[tuple[str, str], ...]:
         """The module of the user's that is running, and the names under which it remembers a number."""
         module = self.running[-1] if self.running else self.network
         if type(module).__module__.startswith("torch.nn.") or size < 2:
             return ()
-        return tuple((self.module, name) for name, value in vars(module).items() if type(value) is int and value == size)
+        return tuple(
+            (self.module, name) for name, value in vars(module).items() if type(value) is int and value == size
+        )
 
     def keep_grid(self, labels: Tensor, why: str) -> None:
         """Note that what is removed of a tensor must be whole rows along each of its dimensions.
@@ -499,7 +509,11 @@ def operation_name(func: Any) -> str:
     """Name of an operation without the underscores that tell its variants: ``add_`` and ``__add__`` are ``add``.
 
     Example:
-        >>> operation_name(torch.relu_), operation_name(torch.Tensor.__getitem__), operation_name(torch.Tensor.T.__get__)
+        >>> (
+        ...     operation_name(torch.relu_),
+        ...     operation_name(torch.Tensor.__getitem__),
+        ...     operation_name(torch.Tensor.T.__get__),
+        ... )
         ('relu', 'getitem', 'T')
     """
     if isinstance(func, torch._ops.OpOverload):

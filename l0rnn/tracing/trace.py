@@ -59,7 +59,9 @@ def trace(
             run = run_traced(network, args, kwargs, RULES)
         except Exception as error:
             hint = _hint(error)
-            raise ValueError(f"`network` fails on the `example_inputs`{hint}: {type(error).__name__}: {error}") from error
+            raise ValueError(
+                f"`network` fails on the `example_inputs`{hint}: {type(error).__name__}: {error}"
+            ) from error
     modules = dict(network.named_modules())
     _fix_layers(run, modules, [name for name in fixed if name in modules])
     _fix_code_of_others(run, modules)
@@ -224,7 +226,9 @@ def _fix_code_of_others(run: Run, modules: Mapping[str, nn.Module]) -> None:
 def _overrule(run: Run, units: Units, fixed: Mapping[str, str], tied: Iterable[Sequence[str]]) -> None:
     def labels(axis: str) -> Tensor:
         if axis not in units.axes:
-            raise ValueError(f"`fixed` or `tied` names {axis!r}, which is neither a layer nor one of {', '.join(units.axes)}")
+            raise ValueError(
+                f"`fixed` or `tied` names {axis!r}, which is neither a layer nor one of {', '.join(units.axes)}"
+            )
         wanted = units.axes[axis]
         result = torch.zeros(wanted.size, dtype=torch.int64)
         for name, weight in units.weights.items():
@@ -239,7 +243,9 @@ def _overrule(run: Run, units: Units, fixed: Mapping[str, str], tied: Iterable[S
         first, *others = (labels(axis) for axis in group)
         for axis, other in zip(group[1:], others, strict=True):
             if len(other) != len(first):
-                raise ValueError(f"`tied` must name axes of one size, got {group[0]} ({len(first)}) and {axis} ({len(other)})")
+                raise ValueError(
+                    f"`tied` must name axes of one size, got {group[0]} ({len(first)}) and {axis} ({len(other)})"
+                )
             run.atoms.unite(first, other, "`tied` ties it to what has to stay")
 
 

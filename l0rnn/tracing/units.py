@@ -233,7 +233,11 @@ class Units:
 
     def axes_of(self, units: Tensor) -> list[str]:
         """Names of the axes that some units lie on."""
-        return [name for name, axis in self.axes.items() if bool(((units >= axis.start) & (units < axis.start + axis.size)).any())]
+        return [
+            name
+            for name, axis in self.axes.items()
+            if bool(((units >= axis.start) & (units < axis.start + axis.size)).any())
+        ]
 
     def per_unit(self, units: Tensor) -> dict[str, int]:
         """Axis → how many indices each of its units has along a dimension; under ``""`` those that stay."""
@@ -386,7 +390,16 @@ def units_of(run: Run, parameters: set[str], norms: set[str]) -> Units:
     return units
 
 
-RECURRENT_OPERATIONS = {"lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"}
+RECURRENT_OPERATIONS = {
+    "lstm",
+    "gru",
+    "rnn_tanh",
+    "rnn_relu",
+    "lstm_cell",
+    "gru_cell",
+    "rnn_tanh_cell",
+    "rnn_relu_cell",
+}
 
 
 def _classes(atoms: Atoms, labels: list[Tensor]) -> set[int]:

@@ -78,7 +78,10 @@ def along_dimension(call: Call, weight: Tensor, d: int) -> Tensor:
     """The labels of a weight along one of its dimensions, `(index,)`; OUTSIDE where it has none."""
     shadow = call.shadow(weight)
     if len(shadow.sides) == weight.dim() and all(
-        not varies(side, other) for own, side in enumerate(shadow.sides) for other in range(weight.dim()) if other != own
+        not varies(side, other)
+        for own, side in enumerate(shadow.sides)
+        for other in range(weight.dim())
+        if other != own
     ):
         return line(shadow.sides[d], *(other for other in range(weight.dim()) if other != d)).reshape(-1)
     found = torch.full((weight.size(d),), OUTSIDE)

@@ -116,7 +116,9 @@ def _parse(equation: str, operands: list[Tensor]) -> tuple[list[list[str]], list
     terms = [term.replace("...", "".join(names[most - n :])) for term, n in zip(terms, dots, strict=True)]
     if not arrow:
         letters = "".join(term for term in inputs.replace("...", "").split(","))
-        result = "..." * ("..." in inputs) + "".join(sorted(letter for letter in set(letters) if letters.count(letter) == 1))
+        result = "..." * ("..." in inputs) + "".join(
+            sorted(letter for letter in set(letters) if letters.count(letter) == 1)
+        )
     result = result.replace("...", "".join(names))
     if any(len(set(term)) != len(term) for term in (*terms, result)):
         return None

@@ -60,11 +60,30 @@ def reshaped(call: Call) -> None:
         call.fix_and_end(f"{call.why} takes its bytes for another type")
         return
     _relabel(call, lambda labels: [_reshape(labels, call.out.shape)])
+    flexible = _flexible(call)
     for side in call.shadow(call.out).sides:
+        fixed = [d for d in range(side.dim()) if d != flexible and differs(call.atoms.roots(side), d)]
+        if fixed and flexible is not None and differs(call.atoms.roots(side), flexible):
+            call.atoms.unite(side, line(side, *fixed), f"{call.why} lays it out in a grid")
         call.tracer.keep_grid(side, f"{call.why} lays it out in a grid")
         for dim in range(side.dim()):
             if differs(call.atoms.roots(side), dim):
                 _count(call, side, dim)
+
+
+def _flexible(call: Call) -> int | None:
+    """The dimension that is asked for as -1, and so is the one that a removal makes smaller; None if there is none."""
+    if call.name in ("flatten", "ravel", "view_as", "reshape_as"):
+        return None
+    sizes = [argument for value in (*call.args[1:], *call.kwargs.values()) for argument in _flat(value)]
+    if call.name == "unflatten":
+        dim, *sizes = sizes
+        return (dim % call.data.dim()) + sizes.index(-1) if -1 in sizes else None
+    return sizes.index(-1) if -1 in sizes else None
+
+
+def _flat(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (tuple, list)) else [value]
 
 
 def _reshape(labels: Tensor, shape: torch.Size) -> Tensor:
@@ -112,7 +131,8 @@ def same(call: Call) -> None:
     """The same elements in the same order: copies, casts, devices."""
     tensor = call.data
     if not isinstance(call.out, Tensor):
-        leaves_torch(call)
+        if call.name in ("float", "int", "bool", "complex"):
+            leaves_torch(call)
     elif call.out.shape == tensor.shape:
         found = call.shadow(tensor)
         strides = zip(tensor.shape, tensor.stride(), strict=True) if tensor.layout == torch.strided else ()
@@ -125,7 +145,9 @@ def same(call: Call) -> None:
 def halved(call: Call) -> None:
     """``chunk``: after a removal the pieces are again of one size, so they are united piece by piece."""
     dim = _split_dimension(call)
-    if not isinstance(call.argument(1, "indices_or_sections", call.argument(1, "chunks", call.argument(1, "sections"))), int):
+    if not isinstance(
+        call.argument(1, "indices_or_sections", call.argument(1, "chunks", call.argument(1, "sections"))), int
+    ):
         split(call)
         return
     outs = list(tensors_in(call.out))
@@ -221,7 +243,9 @@ def narrowed(call: Call) -> None:
     length = call.out.size(dim)
     for side in call.shadow(call.data).sides:
         cut_at(call, side, dim, start, start + length)
-    _relabel(call, lambda labels: [labels.narrow(dim, start, length)] if call.name == "narrow" else [_again(call, labels)])
+    _relabel(
+        call, lambda labels: [labels.narrow(dim, start, length)] if call.name == "narrow" else [_again(call, labels)]
+    )
 
 
 def picked(call: Call) -> None:
@@ -340,7 +364,9 @@ def joined(call: Call) -> None:
         if dim is None:
             return getattr(torch, name)(sides)  # type: ignore[no-any-return]
         sides = [side.unsqueeze(dim) for side in sides] if name == "stack" else sides
-        sides = [side for side in sides if side.dim() == call.out.dim()]  # an empty tensor of any shape may be among them
+        sides = [
+            side for side in sides if side.dim() == call.out.dim()
+        ]  # an empty tensor of any shape may be among them
         whole = [d for d in range(call.out.dim()) if d != dim and all(side.stride(d) == 0 for side in sides)]
         sides = [line(side, *whole) for side in sides]
         return torch.cat(sides, dim).expand(call.out.shape)
@@ -434,7 +460,13 @@ def _write(call: Call, tensor: Tensor, index: Any, new: Tensor, value: Any) -> N
         places = places.expand(tensor.shape)[host]
         if any(differs(roots, d) and differs(places, d) for d in range(len(shape))):
             call.atoms.fix(new, f"{call.why} writes it to places by number")
-    if isinstance(value, Tensor) and value.dim() and shape and not differs(roots, -1) and value.size(-1) == 1 < shape[-1]:
+    if (
+        isinstance(value, Tensor)
+        and value.dim()
+        and shape
+        and not differs(roots, -1)
+        and value.size(-1) == 1 < shape[-1]
+    ):
         call.atoms.fix(new, f"{call.why} spreads it over other units")
         new = torch.tensor(FREE)
     call.atoms.unite(labels[host], new, f"{call.why} writes it beside what has to stay")
