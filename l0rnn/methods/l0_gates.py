@@ -38,12 +38,13 @@ class L0Gates(UnitMethod):
 
     Example:
         >>> from l0rnn.cost.budget import Budget
-        >>> network = nn.Sequential()
-        >>> network.encoder, network.decoder = nn.LSTM(4, 8), nn.Linear(8, 2)
+        >>> from l0rnn.language.language_model import LanguageModel
+        >>> from l0rnn.tracing import trace
+        >>> network = LanguageModel(10, 4, 8, num_layers=1)
         >>> method = L0Gates(Budget(density=0.5))
-        >>> method.attach(network, trace(network, torch.ones(5, 2, 4)))
+        >>> method.attach(network, trace(network, torch.zeros(5, 2, dtype=torch.int64)))
         >>> {axis: gate.shape for axis, gate in method.gates().items()}
-        {'encoder.l0': torch.Size([8])}
+        {'embedding': torch.Size([4]), 'encoder.l0': torch.Size([8])}
 
     Reference:
         Wen et al. 2019 (arXiv 1906.06847); initial open probability 0.93 is its log_alpha ~ N(1, 0.1).

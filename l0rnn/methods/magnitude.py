@@ -62,14 +62,15 @@ class GradualMagnitude(MaskMethod):
         ValueError: if an argument is out of range, or does not go with the schedule.
 
     Example:
-        >>> network = nn.Sequential()
-        >>> network.encoder, network.decoder = nn.LSTM(4, 8), nn.Linear(8, 2)
+        >>> from l0rnn.language.language_model import LanguageModel
+        >>> from l0rnn.tracing import trace
+        >>> network = LanguageModel(10, 4, 8, num_layers=1)
         >>> method = GradualMagnitude(density=0.25, start=0.0, end=1.0)
-        >>> method.attach(network, trace(network, torch.ones(5, 2, 4)))
+        >>> method.attach(network, trace(network, torch.zeros(5, 2, dtype=torch.int64)))
         >>> method.begin(total_steps=1)
         >>> method.after_step(1)
         >>> {name: int((weight != 0).sum()) for name, weight in method.targets().items()}
-        {'encoder.weight_ih_l0': 32, 'encoder.weight_hh_l0': 64, 'decoder.weight': 4}
+        {'encoder.weight_ih_l0': 32, 'encoder.weight_hh_l0': 64, 'decoder.weight': 20}
 
     Reference:
         Narang et al., Exploring Sparsity in Recurrent Neural Networks (2017), arXiv 1704.05119, Algorithm 1 and

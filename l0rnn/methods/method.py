@@ -33,18 +33,28 @@ class Method(nn.Module, ABC):
         self.register_buffer("chosen", torch.tensor(False))
         # the buffers as the host knows them, so that it never waits for a device
         self._total, self._step, self._step_before, self._has_chosen = 0, 0, 0, False
+        self._network: tuple[nn.Module, ...] = ()  # in a tuple: torch would register the network a second time
 
     @abstractmethod
     def attach(self, network: nn.Module, units: Units) -> None:
-        """Make the network ready to be pruned, in place.
+        """Make the network ready to be pruned, in place. Subclasses call this when nothing is left to be refused.
 
         Args:
             network: modules of plain torch.
             units: its units, as `l0rnn.tracing.trace` finds them.
 
         Raises:
-            ValueError: if the method cannot do what it was asked with this network.
+            ValueError: if the method cannot do what it was asked with this network, or has one already.
         """
+        self.refuse_second_network()
+        self._network = (network,)
+
+    def refuse_second_network(self) -> None:
+        """Raise ValueError if the method prunes a network already: what it remembers is of that one."""
+        if self._network:
+            raise ValueError(
+                f"`method` must be new, got a {type(self).__name__} that prunes a network already; make another one"
+            )
 
     def begin(self, total_steps: int) -> None:
         """Learn how many optimiser steps the training has, which schedules are fractions of."""

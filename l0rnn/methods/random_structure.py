@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from l0rnn.extras import require
-from l0rnn.methods.layered_graph import GRAPH_KINDS, GraphKind, random_graph
 from l0rnn.methods.masks import MaskMethod
+from l0rnn.methods.random_graphs import GRAPH_KINDS, GraphKind, random_graph
 from l0rnn.recurrent.names import gates_of_weight
 from l0rnn.tracing.units import Units
 
@@ -39,7 +39,7 @@ class RandomStructure(MaskMethod):
     equally many others, those of one layer are joined at random.
 
     The weights that stay keep the initial values they have: they are not scaled up for the inputs that are missing.
-    Darji masks input-to-hidden matrices alone, and adds connections that skip layers: that is `GraphRNN`.
+    Darji masks input-to-hidden matrices alone, and adds connections that skip layers: see recipes/reber/graph_rnn.py.
 
     Args:
         graph: ``"watts_strogatz"``, with every edge rewired, or ``"barabasi_albert"``.
@@ -50,9 +50,10 @@ class RandomStructure(MaskMethod):
         ValueError: if ``graph`` is unknown, or ``density`` or ``seed`` is outside its range.
 
     Example:
+        >>> from l0rnn.tracing import trace
         >>> network = nn.Sequential(nn.Linear(20, 10))
         >>> method = RandomStructure("barabasi_albert", density=0.25)
-        >>> method.attach(network, Wiring({"0": ["outside"]}))
+        >>> method.attach(network, trace(network, torch.ones(1, 20)))
         >>> method.kept_fraction(), int((network[0].weight != 0).sum())
         (0.25, 50)
 
@@ -77,7 +78,7 @@ class RandomStructure(MaskMethod):
         """Draw the masks, and set the weights that they leave out to 0.
 
         Raises:
-            ValueError: if the density is too low for every unit to keep a connection, or the wiring does not fit.
+            ValueError: if the density is too low for every unit to keep a connection.
             ModuleNotFoundError: if networkx is not installed.
         """
         super().attach(network, units)
@@ -104,7 +105,7 @@ class RandomStructure(MaskMethod):
             raise ValueError(
                 f"`density` must be at least 1/{min(rows, columns)} for every unit of {name!r} ({rows} units that read "
                 f"{columns}) to keep a connection, got {self.density}; raise it, or leave the layer whole by "
-                "`fixed` in the wiring"
+                "`fixed`"
             )
 
 

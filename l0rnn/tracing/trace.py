@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from l0rnn.tracing.numbering import units_of
 from l0rnn.tracing.rules import RULES
-from l0rnn.tracing.run import Run, run_traced, tensors_in
-from l0rnn.tracing.units import Units, units_of
+from l0rnn.tracing.rules.run import Run, run_traced, tensors_in
+from l0rnn.tracing.units import Units
 
 _is_tracing: ContextVar[bool] = ContextVar("a network is being traced", default=False)
 
@@ -66,12 +67,13 @@ def trace(
     _fix_layers(run, modules, [name for name in fixed if name in modules])
     _fix_code_of_others(run, modules)
     parameters = {name for name, _ in network.named_parameters()}
-    norms = {name for name, module in modules.items() if isinstance(module, NORMS)}
+    norms = {name for name, module in modules.items() if type(module) in NORMS or hasattr(module, "input_gates")}
     units = units_of(run, parameters, norms)
     reasons = dict.fromkeys((name for name in fixed if name not in modules), "`fixed` names it") | dict(whole or {})
     if reasons or tied:
         _overrule(run, units, reasons, tied)
         units = units_of(run, parameters, norms)
+    units.fixed = tuple(fixed)
     return units
 
 
@@ -106,9 +108,8 @@ def describe(units: Units) -> str:
         whole, removable = whole + size, removable + size - stays
     share = f"{100 * removable / whole:.0f} %" if whole else "none"
     count = f"{len(units.axes)} ax{'i' if len(units.axes) == 1 else 'e'}s"
-    lines = [
-        f"{units.count} units on {count} can be removed, and with them {share} of the multiply-adds ({whole:,.0f} a step)."
-    ]
+    costs = f"with them {share} of the multiply-adds ({whole:,.0f} a step)"
+    lines = [f"{units.count} units on {count} can be removed, and {costs}."]
     for axis in units.axes.values():
         made, read = [], []
         for weight in units.weights.values():

@@ -6,9 +6,10 @@ from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.data import extract_batch_size
-from torch import Tensor
+from torch import Tensor, nn
 
 from l0rnn.recurrent.nested import map_tensors
+from l0rnn.tracing.trace import as_call
 
 
 def inputs_of(batch: Any) -> Any:
@@ -22,6 +23,19 @@ def inputs_of(batch: Any) -> Any:
     if isinstance(batch, Tensor):
         return batch
     return batch[0] if isinstance(batch, (tuple, list)) and batch else None
+
+
+def as_example(network: nn.Module, inputs: Any) -> Any:
+    """Example inputs in the form that Lightning calls a module with: a tensor, a tuple of arguments, or a dict of them.
+
+    Example:
+        >>> as_example(nn.Linear(2, 2), [1, 2]), as_example(nn.Linear(2, 2), {"x": 1})
+        (([1, 2],), ({'x': 1},))
+    """
+    if inputs is None or isinstance(inputs, Tensor):
+        return inputs
+    args, kwargs = as_call(network, inputs)
+    return kwargs or args
 
 
 def number_of_targets(batch: Any) -> int:

@@ -12,10 +12,12 @@ from torch.optim import SGD, Optimizer
 
 from l0rnn.methods import Dense, Method
 from l0rnn.methods.units import unit_method
+from l0rnn.recurrent.nested import moved_to
 from l0rnn.surgery.removal import buildable, remove_units_, resize_, resized_shapes
 from l0rnn.tracing.units import Units
 from l0rnn.training.averaging import refuse_early_averages
-from l0rnn.training.batches import detached, inputs_of, number_of_targets, of_size
+from l0rnn.training.batches import as_example, detached, inputs_of, number_of_targets, of_size
+from l0rnn.training.old_checkpoints import bring_up_to_date_
 from l0rnn.training.optimizer import build_optimizer, single_optimizers
 from l0rnn.training.pruner import Pruner
 from l0rnn.training.resuming import check_same_network, random_state, set_random_state, widths_to_load
@@ -92,21 +94,22 @@ class PrunableModule(LightningModule):
         self.make_scheduler = scheduler
         self.gate_learning_rate = gate_learning_rate
         self.carries_state = carries_state
-        self.example_input_array = example_inputs
+        self.example_input_array = as_example(network, example_inputs)
         self.fixed, self.tied = tuple(fixed), tuple(map(tuple, tied))
         if example_inputs is None and isinstance(self.method, Dense):
             self.units = Units()
-            self.method.attach(network, self.units)
+            self.method.attach(network, self.units)  # which changes nothing
         else:
             self.units = Pruner(network, self.method, example_inputs, fixed=fixed, tied=tied).units
         self.remaining: dict[str, Tensor] = {}
         self._carried: Any = None
+        self._example_batch: Any = None
         self._random_state: dict[str, Any] | None = None
         self._evaluated: list[Tensor] = []
 
-    def forward(self, *inputs: Any) -> Any:
+    def forward(self, *inputs: Any, **named: Any) -> Any:
         """Run the network."""
-        return self.network(*inputs)
+        return self.network(*inputs, **named)
 
     def inputs_of_size(self, batch: int, steps: int) -> tuple[Any, ...]:
         """Arguments of the network's forward at another size, for measurements: the example, repeated and cut.
@@ -120,6 +123,8 @@ class PrunableModule(LightningModule):
             raise ValueError("`example_inputs` must be given to the module, or a batch be trained, before it is timed")
         example: Any = self.example_input_array
         parts = example if isinstance(example, tuple) else (example,)
+        if isinstance(example, dict):
+            raise ValueError("`inputs_of_size` must be overridden for a network that takes keyword arguments")
         return tuple(of_size(part, batch, steps) for part in parts)
 
     def trained_gates(self) -> dict[str, Tensor]:
@@ -161,7 +166,9 @@ class PrunableModule(LightningModule):
             set_random_state(self._random_state)
             self._random_state = None
         if self.example_input_array is None:
-            self.example_input_array = inputs_of(batch)
+            self.example_input_array = as_example(self.network, inputs_of(batch))
+        if self._example_batch is None:
+            self._example_batch = batch
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Loss of a batch plus the method's penalty."""
@@ -191,6 +198,15 @@ class PrunableModule(LightningModule):
             return self.loss(self.network, batch), None
         loss, state = self.loss(self.network, batch, state)
         return loss, detached(state)
+
+    @property
+    def example_loss(self) -> Callable[[nn.Module], Any] | None:
+        """Network → loss of the first batch of the training, which `shrink` compares; None before there is one."""
+        if self._example_batch is None:
+            return None
+        batch = moved_to(self._example_batch, next(self.network.parameters()).device)
+        state = (None,) if self.carries_state else ()
+        return lambda network: self.loss(network, batch, *state)
 
     def _last_checkpoint(self) -> str:
         callback: Any = self.trainer.checkpoint_callback
@@ -259,9 +275,7 @@ class PrunableModule(LightningModule):
         keep = buildable(self.network, self.units, keep)
         each = [part for optimizer in optimizers for part in single_optimizers(optimizer)]
         before = self.units.by_axis(keep)
-        self.units, self._carried = remove_units_(
-            self.network, self.units, keep, optimizers=each, state=self._carried
-        )
+        self.units, self._carried = remove_units_(self.network, self.units, keep, optimizers=each, state=self._carried)
         for axis, kept in before.items():
             if not bool(kept.all()):
                 left = self.remaining.get(axis, torch.ones_like(kept))
@@ -281,13 +295,16 @@ class PrunableModule(LightningModule):
         Raises:
             ValueError: if parameters differ in name or shape, or units were removed that this network never had.
         """
+        # for a training that goes on; a new one, from the weights of a checkpoint, begins with its own
+        goes_on = self._trainer is not None and self._trainer.state.fn == "fit"
+        axes = {name: axis.size for name, axis in self.units.axes.items()}
+        bring_up_to_date_(checkpoint, axes, goes_on=goes_on)
         saved = checkpoint.get("l0rnn", {})
         shapes = {name: tensor.shape for name, tensor in self.state_dict().items()}
         remaining = saved.get("remaining", {})
         if remaining or self.remaining:
             method = unit_method(self.method)
-            sizes = {name: axis.size for name, axis in self.units.axes.items()}
-            widths = widths_to_load(remaining, self.remaining, sizes)
+            widths = widths_to_load(remaining, self.remaining, axes)
             resized = resized_shapes(self.network, self.units, widths)
             check_same_network(
                 shapes | {f"network.{name}": shape for name, shape in resized.items()}, checkpoint["state_dict"]
@@ -297,6 +314,4 @@ class PrunableModule(LightningModule):
             self.remaining = dict(remaining)
         else:
             check_same_network(shapes, checkpoint["state_dict"])
-        # for a training that goes on; a new one, from the weights of a checkpoint, begins with its own
-        goes_on = self._trainer is not None and self._trainer.state.fn == "fit"
         self._carried, self._random_state = (saved.get(key) if goes_on else None for key in ("carried", "random"))

@@ -6,6 +6,8 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+_OF_LATENCY = ("milliseconds", "batch", "steps", "threads", "device", "table")
+
 
 def settings_of(instance: Any) -> dict[str, Any]:
     """Class name and constructor arguments of an object that keeps each argument in an attribute of its name.
@@ -60,6 +62,8 @@ def from_settings(settings: Mapping[str, Any], classes: Mapping[str, type]) -> A
         for key, value in settings.items()
         if key != "class"
     }
+    if arguments.get("milliseconds", 0) is None:  # of version 0.1, where no latency was asked for
+        arguments = {key: value for key, value in arguments.items() if key not in _OF_LATENCY}
     unknown = set(arguments) - set(inspect.signature(classes[name]).parameters)
     if unknown:
         raise ValueError(f"{name} has no argument {', '.join(sorted(unknown))}")

@@ -101,7 +101,6 @@ class ShrunkenLanguageModel(PrunableModule):
         words = small.embedding.num_embeddings
         super().__init__(
             small,
-            small.wiring,
             loss,
             Dense(),
             optimizer=lambda parameters: SGD(parameters, lr=learning_rate, weight_decay=weight_decay),

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from l0rnn.tracing.rules import convolutions, elementwise, lookup, norms, products, recurrent, reductions, shapes
-from l0rnn.tracing.run import Call
+from l0rnn.tracing.rules.run import Call
 
 RULES: dict[Any, Callable[[Call], None]] = {}
 for family in (shapes, elementwise, reductions, products, convolutions, recurrent, norms, lookup):

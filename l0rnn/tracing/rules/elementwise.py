@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l0rnn.tracing.atoms import FREE, OUTSIDE, compact, differs, line, thin, varies
-from l0rnn.tracing.run import Call, Shadow, tensors_in
+from l0rnn.tracing.rules.atoms import FREE, OUTSIDE, compact, differs, line, thin, varies
+from l0rnn.tracing.rules.run import Call, Shadow, tensors_in
 
 
 def elementwise(call: Call) -> None:

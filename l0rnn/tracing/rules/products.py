@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from l0rnn.tracing.atoms import FREE, OUTSIDE, differs, line, varies
+from l0rnn.tracing.rules.atoms import FREE, OUTSIDE, differs, line, varies
 from l0rnn.tracing.rules.elementwise import label_elementwise, mixed
-from l0rnn.tracing.run import Call, Reading, Shadow
+from l0rnn.tracing.rules.run import Call, Reading, Shadow
 
 FROM_OUTSIDE = "what it reads comes from outside the network"
 

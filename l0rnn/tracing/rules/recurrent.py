@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from l0rnn.tracing.atoms import OUTSIDE, compact, line, varies
-from l0rnn.tracing.run import Call, Reading, Shadow
+from l0rnn.tracing.rules.atoms import OUTSIDE, compact, line, varies
+from l0rnn.tracing.rules.run import Call, Reading, Shadow
 
 
 def stack(call: Call) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l0rnn.tracing.atoms import FREE, OUTSIDE, differs, thin
+from l0rnn.tracing.rules.atoms import FREE, OUTSIDE, differs, thin
 from l0rnn.tracing.rules.elementwise import elementwise, repeated
-from l0rnn.tracing.run import Call, Shadow, tensors_in
+from l0rnn.tracing.rules.run import Call, Shadow, tensors_in
 
 # where `dim` stands among the positional arguments, if not second
 SPECTRA = "fft_fft fft_ifft fft_rfft fft_irfft fft_hfft fft_ihfft"

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l0rnn.tracing.atoms import FREE, OUTSIDE, compact, differs, line, thin
+from l0rnn.tracing.rules.atoms import FREE, OUTSIDE, compact, differs, line, thin
 from l0rnn.tracing.rules.elementwise import leaves_torch
-from l0rnn.tracing.run import Call, Shadow, tensors_in
+from l0rnn.tracing.rules.run import Call, Shadow, tensors_in
 
 KEEPS_STATES = {"stack", "cat", "unsqueeze", "squeeze", "contiguous", "clone", "detach", "to", "index_select"}
 

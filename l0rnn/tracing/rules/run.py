@@ -20,7 +20,7 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from l0rnn.tracing.atoms import FREE, OUTSIDE, Atoms, compact, compact_together, differs, line, thin, varies
+from l0rnn.tracing.rules.atoms import FREE, OUTSIDE, Atoms, compact, compact_together, differs, line, thin, varies
 
 
 @dataclass(frozen=True)
