@@ -89,9 +89,9 @@ def _set_ragged_sizes_(module: Any) -> None:
 def follow_attributes_(network: nn.Module, units: Units, keep: Tensor) -> list[str]:
     """Set a user's own numbers, such as ``self.hidden_size``, to the new widths of the weights around them.
 
-    What the trace has seen used as a width follows it. Any other number is taken for one if all dimensions of that length,
-    in the weights of its module and of those within, have one and the same new length. It is a guess: the proof says
-    whether it was right.
+    What the trace has seen used as a width follows it. Any other number is taken for one if all dimensions of that
+    length, in the weights of its module and of those within, have one and the same new length. It is a guess: the proof
+    says whether it was right.
 
     Returns:
         What was set, such as ``encoder.hidden_size 256 → 80``.

@@ -1,4 +1,4 @@
-"""Every family of operations: which units it ties, which it keeps whole and why, and that what it leaves free is exact."""
+"""Every family of operations: which units it ties, which it keeps whole, and that what it leaves free is exact."""
 
 import warnings
 
@@ -142,7 +142,7 @@ SHAPES = {
     "one unit by select": (lambda h, p: h.select(-1, 2).unsqueeze(-1), WHOLE, {}),
     "last step": (lambda h, p: h[:, -1], FREE, {}),
     "steps one by one": (lambda h, p: torch.stack(list(h.unbind(1)), 1), FREE, {}),
-    "iteration": (lambda h, p: torch.stack([row for row in h]), FREE, {}),
+    "iteration": (lambda h, p: torch.stack([row * 2 for row in h]), FREE, {}),
     "steps by number": (lambda h, p: h[torch.arange(2), torch.tensor([1, 3])], FREE, {}),
     "units by number": (lambda h, p: h[..., torch.tensor([5, 4, 3, 2, 1, 0])], WHOLE, {}),
     "units by index_select": (lambda h, p: h.index_select(-1, torch.tensor([1, 0])), WHOLE, {}),
@@ -218,12 +218,16 @@ PRODUCTS = {
     "einsum without an arrow": (lambda h, p: torch.einsum("bti,io", h, p.w), FREE, {"w": parameter(WIDTH, 4)}),
     "einsum of each unit": (lambda h, p: torch.einsum("bti,i->bti", h, p.w), FREE, {"w": parameter(WIDTH)}),
     "einsum of three": (
-        lambda h, p: torch.einsum("bti,io,oq->btq", h, p.w, p.v), FREE, {"w": parameter(WIDTH, 4), "v": parameter(4, 3)},
+        lambda h, p: torch.einsum("bti,io,oq->btq", h, p.w, p.v),
+        FREE,
+        {"w": parameter(WIDTH, 4), "v": parameter(4, 3)},
     ),
     "einsum of one": (lambda h, p: torch.einsum("bti->bi", h), FREE, {}),
     "einsum with a diagonal": (lambda h, p: h * torch.einsum("tt->t", h[0, :, :5])[None, :, None], WHOLE, {}),
     "grouped linear": (
-        lambda h, p: torch.einsum("btgi,gio->btgo", h.view(2, 5, 2, -1), p.w).flatten(2), HALVES, {"w": parameter(2, 3, 4)},
+        lambda h, p: torch.einsum("btgi,gio->btgo", h.view(2, 5, 2, -1), p.w).flatten(2),
+        HALVES,
+        {"w": parameter(2, 3, 4)},
     ),
     "grouped linear by bmm": (
         lambda h, p: torch.bmm(h.view(10, 2, -1).transpose(0, 1), p.w).transpose(0, 1).flatten(1),
@@ -243,7 +247,9 @@ PRODUCTS = {
     "fused attention": (
         lambda h, p: F.scaled_dot_product_attention(p.q(h), p.q(h), value=h), FREE, {"q": nn.Linear(WIDTH, 4)},
     ),
-    "attention of torch": (lambda h, p: p.mha(h, h, h)[0], WHOLE, {"mha": nn.MultiheadAttention(WIDTH, 2, batch_first=True)}),
+    "attention of torch": (
+        lambda h, p: p.mha(h, h, h)[0], WHOLE, {"mha": nn.MultiheadAttention(WIDTH, 2, batch_first=True)},
+    ),
     "attention of torch over memory": (
         lambda h, p: p.mha(p.q.expand(2, 3, 4), h, h)[0],
         FREE,

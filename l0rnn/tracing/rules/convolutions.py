@@ -96,7 +96,7 @@ def along_dimension(call: Call, weight: Tensor, d: int) -> Tensor:
 
 
 def over_positions(call: Call, labels: Tensor, dims: range) -> Tensor:
-    """An operation slides over these dimensions. Units that differ along them are whole channels then, or have to stay."""
+    """An operation slides over these dimensions. Units that differ along them are whole channels, or stay."""
     along = [d for d in dims if differs(call.atoms.roots(labels), d)]
     if along and labels.size(1) > 1 and differs(call.atoms.roots(labels), 1):
         call.atoms.unite(labels, line(labels, *along), f"{call.why} slides over it")

@@ -58,7 +58,7 @@ def reduced(call: Call) -> None:
 
 
 def along(call: Call) -> None:
-    """Operations that mix elements along a dimension and keep the others: softmax, cumulative sums, sorting, spectra."""
+    """Operations that mix elements along a dimension and leave the others: softmax, sums, sorting, spectra."""
     tensor = call.data
     dim = dimension(call)
     if dim is None:
