@@ -1,5 +1,6 @@
 """Every family of operations: which units it ties, which it keeps whole, and that what it leaves free is exact."""
 
+import time
 import warnings
 
 import einops
@@ -9,6 +10,10 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from l0rnn import shrink
+from l0rnn.tracing import rule, trace
+from l0rnn.tracing.rules import RULES
+from l0rnn.tracing.rules.atoms import compact
 from tests.tracing.probe import FREE, HALVES, PAIRS, THIRDS, WHOLE, WIDTH, assert_exact, groups, probe
 
 
@@ -324,3 +329,154 @@ def test_operation_ties_what_it_must_and_the_rest_is_exact(case):
     assert set(units.unknown) <= {"special_bessel_j0", "index_put"}
     for seed in range(2 if units.axes else 0):
         assert_exact(network, units, seed)
+
+
+class Encoder(nn.Module):
+    """An embedding, a stack, a decoder, with whatever happens between them."""
+
+    def __init__(self, between=lambda h, module: h, hidden=6, **stack):
+        super().__init__()
+        self.hidden = hidden
+        self.embedding = nn.Embedding(9, 5)
+        self.rnn = nn.GRU(5, hidden, batch_first=True, **stack)
+        self.between = between
+        self.decoder = nn.Linear(hidden * (2 if stack.get("bidirectional") else 1), 4)
+
+    def forward(self, words, state=None):
+        h, state = self.rnn(self.embedding(words), state)
+        return self.decoder(self.between(h, self)), state
+
+
+def axes(network, *inputs):
+    units = trace(network.eval(), inputs)
+    assert not units.unknown
+    return {axis.name: axis.size for axis in units.axes.values()}
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (1, 5), (3, 1), (1, 1), (5,), (1,)])
+def test_batches_and_sequences_of_one_are_no_units(shape):
+    assert axes(Encoder(), torch.ones(shape, dtype=torch.int64)) == {"embedding": 5, "rnn.l0": 6}
+
+
+@pytest.mark.parametrize("length", [1, 4])
+def test_mask_of_any_size_is_no_unit(length):
+    network = Encoder(lambda h, module: h * (torch.arange(h.size(1)) < 3)[None, :, None])
+
+    assert axes(network, torch.ones(1, length, dtype=torch.int64)) == {"embedding": 5, "rnn.l0": 6}
+
+
+def test_one_unit_stays():
+    units = trace(Encoder(hidden=1), (torch.ones(2, 5, dtype=torch.int64),))
+
+    assert list(units.axes) == ["embedding"]
+    assert units.whole["rnn.l0"] == "`linear` in 'decoder' reads one unit by itself"
+
+
+def test_constants_of_one_number_hold_their_layers_to_one_width():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.hidden = 6
+            self.a, self.b = nn.GRUCell(3, 6), nn.GRUCell(6, 6)
+            self.head = nn.Linear(6, 2)
+
+        def forward(self, x):
+            a, b = torch.zeros(2, self.hidden), torch.zeros(2, self.hidden)
+            return self.head(self.b(self.a(x, a), b))
+
+    network, x = Two().eval(), torch.randn(2, 3)
+    units = trace(network, (x,))
+
+    assert [axis.size for axis in units.axes.values()] == [6]
+    small = shrink(network, {"a": torch.tensor([1.0, 0.0, 0.5, 0.0, 0.0, 1.0])}, example_inputs=(x,))
+    assert small.hidden == small.a.hidden_size == small.b.hidden_size == 3
+
+
+def test_states_of_layers_may_differ_in_width_while_they_are_taken_one_by_one():
+    words = torch.ones(2, 5, dtype=torch.int64)
+    one_by_one = Encoder(num_layers=2)
+    as_one = Encoder(num_layers=2)
+    as_one.forward = lambda words: as_one.decoder(as_one.rnn(as_one.embedding(words))[1].sum(0))
+
+    assert axes(one_by_one, words) == {"embedding": 5, "rnn.l0": 6, "rnn.l1": 6}
+    assert axes(as_one, words) == {"embedding": 5, "rnn.l0": 6}  # unit i of both
+
+
+def test_buffer_that_is_written_into_has_the_units_of_what_is_written():
+    class Streaming(Encoder):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("state", torch.zeros(1, 2, 6))
+
+        def forward(self, words):
+            h, state = self.rnn(self.embedding(words), self.state)
+            self.state.zero_()
+            self.state.copy_(state)
+            return self.decoder(h)
+
+    units = trace(Streaming(), (torch.ones(2, 5, dtype=torch.int64),))
+
+    assert torch.equal(units.weights["state"].units[2], units.weights["decoder.weight"].units[1])
+
+
+def test_reason_names_the_operation_and_the_module():
+    network = Encoder()
+    network.rnn = nn.GRU(5, 6, batch_first=True)
+    network.norm = nn.GroupNorm(2, 6)
+    network.between = lambda h, module: module.norm(h.transpose(1, 2)).transpose(1, 2)
+
+    units = trace(network, (torch.ones(2, 5, dtype=torch.int64),))
+
+    assert units.whole["rnn.l0"] == "`group_norm` in 'norm' normalises over it"
+
+
+def test_rule_that_fails_keeps_what_it_touched():
+    def broken(call):
+        raise KeyError("no such thing")
+
+    rule("sinc")(broken)
+    try:
+        network, units = probe(lambda h, p: torch.sinc(h))
+    finally:
+        rule("sinc")(RULES["tanh"])
+
+    assert units.whole["make"] == "the rule of `sinc` failed: KeyError: 'no such thing'"
+    assert units.unknown == {"sinc": ""}
+
+
+@pytest.mark.parametrize("parametrization", ["weight_norm", "spectral_norm", "orthogonal"])
+def test_parametrized_weight_is_not_cut_along_what_is_normalised(parametrization):
+    layer = getattr(nn.utils.parametrizations, parametrization)(nn.Linear(WIDTH, 8))
+    network, units = probe(lambda h, p: p.layer(h), layer=layer)
+
+    assert groups(units) == WHOLE
+    rows = units.weights[f"parts.layer.parametrizations.weight.{'original0' if 'w' in parametrization else 'original'}"]
+    assert bool((rows.units[0] != -1).all()) == (parametrization == "weight_norm")
+
+
+def test_tracing_a_loop_takes_time_in_proportion_to_its_steps():
+    def seconds(steps):
+        network = Encoder(lambda h, module: torch.stack([module.cell(h[:, t]) for t in range(steps)], 1))
+        network.cell = nn.GRUCell(6, 6)
+        words = torch.ones(2, steps, dtype=torch.int64)
+        trace(network, (words,))
+        start = time.process_time()
+        trace(network, (words,))
+        return time.process_time() - start
+
+    assert seconds(160) < 3 * 4 * seconds(40)
+
+
+def test_labels_take_less_memory_than_the_activations():
+    sizes = []
+
+    def watch(h, module):
+        tracer = next(mode for mode in torch.overrides._get_current_function_mode_stack())
+        sizes.append(
+            sum(labels.numel() for _, shadow in list(tracer._shadows.values()) for labels in map(compact, shadow.sides))
+        )
+        return h
+
+    trace(Encoder(watch, hidden=40), (torch.ones(20, 30, dtype=torch.int64),))
+
+    assert sizes[0] < 20 * 30 * 40
