@@ -89,8 +89,9 @@ def _set_ragged_sizes_(module: Any) -> None:
 def follow_attributes_(network: nn.Module, units: Units, keep: Tensor) -> list[str]:
     """Set a user's own numbers, such as ``self.hidden_size``, to the new widths of the weights around them.
 
-    A number is taken for a width if all dimensions of that length, in the weights of its module and of those within,
-    have one and the same new length. It is a guess: the proof says whether it was right.
+    What the trace has seen used as a width follows it. Any other number is taken for one if all dimensions of that
+    length, in the weights of its module and of those within, have one and the same new length. It is a guess: the proof
+    says whether it was right.
 
     Returns:
         What was set, such as ``encoder.hidden_size 256 → 80``.
@@ -108,7 +109,13 @@ def follow_attributes_(network: nn.Module, units: Units, keep: Tensor) -> list[s
                 new = int(((numbers == STAYS) | keep[numbers.clamp(min=0)]).sum()) if len(keep) else len(numbers)
                 lengths.setdefault(len(numbers), set()).add(new)
         for attribute, value in list(vars(module).items()):
-            if type(value) is int and len(found := lengths.get(value, set()) - {value}) == 1:
+            if type(value) is not int:
+                continue
+            found = lengths.get(value, set()) - {value}
+            counted = units.numbers.get((name, attribute))
+            if counted is not None:
+                found = {int(((counted == STAYS) | keep[counted.clamp(min=0)]).sum())} - {value}
+            if len(found) == 1:
                 (new,) = found
                 setattr(module, attribute, new)
                 changed.append(f"{prefix}{attribute} {value} → {new}")
