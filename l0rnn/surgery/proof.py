@@ -21,6 +21,10 @@ TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5}
 HALF_PRECISION_TOLERANCE = 3e-2
 
 
+class NotComparableError(ValueError):
+    """The smaller network fails, or gives outputs of another form or that are no numbers."""
+
+
 @dataclass(frozen=True)
 class Widths:
     """What follows the widths of a network beside its weights: states among its inputs and its outputs.
@@ -77,8 +81,8 @@ def compare(
         The absolute difference of the output tensor that differs most for its size, and the largest one accepted.
 
     Raises:
-        ValueError: if the small network fails to run, an output is not a number, has another shape, or the reference
-            differs from itself.
+        NotComparableError: if the small network fails to run, or its outputs have another form or are no numbers.
+        ValueError: if the reference fails, gives no numbers, or differs from itself.
     """
     worst, scale = 0.0, 1.0  # of the tensor that differs most for its size
     dtypes = {parameter.dtype for parameter in reference.parameters()}
@@ -104,8 +108,9 @@ def compare(
         dtypes |= {a.dtype for a, _ in numbers}
         for a, b in numbers or pairs:  # whole numbers follow from others, and count only where they are all there is
             if bool(torch.isnan(a).any()) or bool(torch.isnan(b).any()):
-                which = "network" if bool(torch.isnan(a).any()) else "shrunken network"
-                raise ValueError(f"an output of the {which} is NaN on `example_inputs`, so nothing can be proved")
+                if bool(torch.isnan(a).any()):
+                    raise ValueError("an output of the network is NaN on `example_inputs`, so nothing can be proved")
+                raise NotComparableError("an output of the shrunken network is NaN where the original's is none")
             finite = a[a.isfinite()]
             difference = _difference(a, b)
             largest = max(1.0, finite.abs().max().item()) if len(finite) and numbers else 1.0
@@ -132,7 +137,7 @@ def _run(network: nn.Module, example_inputs: Any, what: str) -> Any:
     except Exception as error:
         if what == "network":
             raise ValueError(f"`network` fails on the `example_inputs`: {type(error).__name__}: {error}") from error
-        raise ValueError(f"the {what} does not run: {type(error).__name__}: {error}") from error
+        raise NotComparableError(f"the {what} does not run: {type(error).__name__}: {error}") from error
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
@@ -164,14 +169,14 @@ def _pairs(a: Any, b: Any, widths: Widths | None) -> Iterator[tuple[Tensor, Tens
             for left, right in rows:
                 if not isinstance(right, Tensor) or left.shape != right.shape:
                     got = tuple(right.shape) if isinstance(right, Tensor) else type(right).__name__
-                    raise ValueError(
+                    raise NotComparableError(
                         f"an output of the shrunken network has shape {got}, the original's {tuple(left.shape)}"
                     )
                 yield left, right
             return
         parts = [_parts(value) for value in (one, other)]
         if type(one) is not type(other) or len(parts[0]) != len(parts[1]):
-            raise ValueError(
+            raise NotComparableError(
                 f"the shrunken network returns a {type(other).__name__} of {len(parts[1])} where the original returns "
                 f"a {type(one).__name__} of {len(parts[0])}"
             )

@@ -150,7 +150,7 @@ def _fix_what_cannot_be_gated(run: Run, norms: set[str]) -> np.ndarray:
     atoms = run.atoms
     for normalisation in run.normalisations:
         if normalisation.module not in norms:
-            why = f"it is normalised over in {normalisation.module!r}, which is not torch's own LayerNorm or RMSNorm"
+            why = f"it is normalised over in {normalisation.module!r}, which is no LayerNorm of torch's own"
             atoms.fix(normalisation.labels, why)
     seen: dict[str, np.ndarray] = {}
     for normalisation in run.normalisations:

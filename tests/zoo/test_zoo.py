@@ -8,7 +8,12 @@ from l0rnn.tracing import trace
 from tests.zoo.expected import EXPECTED
 from tests.zoo.registry import ZOO
 
-NOT_YET = {"AWD-LSTM": "surgery looks for `weight_hh_l0` among the layer's parameters"}
+# network → why one width for all axes is asked for: a number of the user's own stands for several widths
+ONE_NUMBER = {
+    "RNNoise": "`self.gru_size` is the width of all three GRUs",
+    "LSTM classifier": "`self.hidden` is the width of both layers, of which only the last is cut by it",
+}
+NOT_YET = {"AWD-LSTM": "a tied embedding that is looked up by code outside of it does not hand its units on scaled"}
 
 
 @pytest.mark.parametrize("name", ZOO)
@@ -34,13 +39,11 @@ def test_shrunken_network_gives_the_outputs_of_the_gated_one(name, kind, request
     gates = {}
     for axis in units.axes.values():
         ranks = torch.randperm(axis.size, generator=generator)
-        kept = int(torch.randint(1, axis.size, (), generator=generator))
+        kept = axis.size // 2 if name in ONE_NUMBER else int(torch.randint(1, axis.size, (), generator=generator))
         values = torch.ones(axis.size) if kind == "hard" else 0.2 + 0.8 * torch.rand(axis.size, generator=generator)
         gates[axis.name] = values * (ranks < kept)
 
-    small = shrink(
-        network, gates, example_inputs=inputs, units=units
-    )  # it compares the outputs of both networks itself
+    small = shrink(network, gates, example_inputs=inputs, units=units)  # it compares the outputs of both networks itself
 
     assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in network.parameters())
 
