@@ -138,9 +138,8 @@ class CostOf:
             if name not in self._places:
                 raise ValueError(f"`keep` names {name!r}, which is none of the axes {', '.join(self._places)}")
             if units.shape != (self._sizes[self._places[name]],):
-                raise ValueError(
-                    f"`keep` must have shape ({self._sizes[self._places[name]]},) for {name!r}, got {tuple(units.shape)}"
-                )
+                size = self._sizes[self._places[name]]
+                raise ValueError(f"`keep` must have shape ({size},) for {name!r}, got {tuple(units.shape)}")
             counts[self._places[name]] = int((units > 0).sum())
         quadratic, linear, constant = (part.double().cpu() for part in (self._quadratic, self._linear, self._constant))
         totals = (((quadratic * counts).sum(-1) + linear) * counts).sum(-1) + constant

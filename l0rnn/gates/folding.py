@@ -28,6 +28,8 @@ def fold(weight: Tensor, gates: Tensor) -> Tensor:
         >>> weight.grad[0], gates.grad
         (tensor([0.2500, 0.5000]), tensor([2., 2.]))
     """
+    if torch._C._are_functorch_transforms_active():  # which take functions of one's own only in a form that is slow
+        return weight * gates
     return _Fold.apply(weight, gates)  # type: ignore[no-any-return]
 
 
@@ -43,6 +45,8 @@ def fold_into_one_block(weights: Sequence[Tensor], gates: Sequence[Tensor | None
     Returns:
         The folded weights, in the same order.
     """
+    if torch._C._are_functorch_transforms_active():
+        return [weight if values is None else weight * values for weight, values in zip(weights, gates, strict=True)]
     return list(_FoldIntoOneBlock.apply(len(weights), *weights, *gates))
 
 

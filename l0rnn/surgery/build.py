@@ -81,12 +81,10 @@ def _ragged(module: Any) -> RaggedRNN:
                 value = module._parameters[f"{own.removesuffix('_l0')}_l{depth}{'_reverse' if direction else ''}"]
                 # oneDNN's LSTM reads past the buffer of a wrong shape instead of failing: checked here or never
                 if value.shape != layer._parameters[own].shape:
-                    raise ValueError(
-                        f"{own!r} was cut to {tuple(value.shape)}, but its layer needs {tuple(layer._parameters[own].shape)}"
-                    )
+                    needed = tuple(layer._parameters[own].shape)
+                    raise ValueError(f"{own!r} was cut to {tuple(value.shape)}, but its layer needs {needed}")
                 layer._parameters[own] = value
             layer._init_flat_weights()
     for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
         setattr(ragged, name, getattr(module, name))
     return ragged.train(module.training)
-

@@ -69,28 +69,29 @@ def compare(
         reference: the network that is right.
         small: the network to check.
         example_inputs: arguments of both, as `l0rnn.tracing.trace` takes them.
-        tolerance: relative to the largest output if that is above 1; None for the default of the dtype.
+        tolerance: relative to the largest number of an output tensor if that is above 1; None for the default of the
+            dtype.
         widths: what of inputs and outputs follows the widths; None if nothing does.
 
     Returns:
-        The largest absolute difference, and the largest one accepted.
+        The absolute difference of the output tensor that differs most for its size, and the largest one accepted.
 
     Raises:
         ValueError: if the small network fails to run, an output is not a number, has another shape, or the reference
             differs from itself.
     """
-    worst, scale = 0.0, 1.0
+    worst, scale = 0.0, 1.0  # of the tensor that differs most for its size
     dtypes = {parameter.dtype for parameter in reference.parameters()}
     smaller = example_inputs if widths is None else widths.smaller_inputs(example_inputs)
     for use_onednn in (True, False):
         with torch.no_grad(), evaluating(reference, small), onednn(use_onednn), torch.random.fork_rng():
-            state = torch.get_rng_state()
+            state = _random_state()
             expected = _run(reference, example_inputs, "network")
-            torch.set_rng_state(state)
+            _set_random_state(state)
             got = _run(small, smaller, "shrunken network")
             pairs = list(_pairs(expected, got, widths))
             if use_onednn and any(a.is_floating_point() and not _same(a, b) for a, b in pairs):
-                torch.set_rng_state(state)
+                _set_random_state(state)
                 again = list(_pairs(expected, _run(reference, example_inputs, "network"), None))
                 if not all(_same(a, b) for a, b in again if a.is_floating_point()):
                     raise ValueError(
@@ -105,11 +106,23 @@ def compare(
             if bool(torch.isnan(a).any()) or bool(torch.isnan(b).any()):
                 which = "network" if bool(torch.isnan(a).any()) else "shrunken network"
                 raise ValueError(f"an output of the {which} is NaN on `example_inputs`, so nothing can be proved")
-            worst = max(worst, _difference(a, b))
             finite = a[a.isfinite()]
-            scale = max(scale, finite.abs().max().item()) if len(finite) and numbers else scale
+            difference = _difference(a, b)
+            largest = max(1.0, finite.abs().max().item()) if len(finite) and numbers else 1.0
+            if difference / largest >= worst / scale:
+                worst, scale = difference, largest
     loosest = max(TOLERANCES.get(dtype, HALF_PRECISION_TOLERANCE) for dtype in dtypes if dtype.is_floating_point)
     return worst, (loosest if tolerance is None else tolerance) * scale
+
+
+def _random_state() -> list[Tensor]:
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [])]
+
+
+def _set_random_state(state: list[Tensor]) -> None:
+    torch.set_rng_state(state[0])
+    if state[1:]:
+        torch.cuda.set_rng_state_all(state[1:])
 
 
 def _run(network: nn.Module, example_inputs: Any, what: str) -> Any:
@@ -147,7 +160,7 @@ def _pairs(a: Any, b: Any, widths: Widths | None) -> Iterator[tuple[Tensor, Tens
             number += 1
             expected = one if widths is None else widths.smaller_output(number, one)
             is_uneven = isinstance(other, (tuple, list)) or isinstance(expected, tuple)
-            rows = zip(expected, other, strict=True) if is_uneven else ((expected, other),)
+            rows: Any = zip(expected, other, strict=True) if is_uneven else ((expected, other),)
             for left, right in rows:
                 if not isinstance(right, Tensor) or left.shape != right.shape:
                     got = tuple(right.shape) if isinstance(right, Tensor) else type(right).__name__
@@ -159,8 +172,8 @@ def _pairs(a: Any, b: Any, widths: Widths | None) -> Iterator[tuple[Tensor, Tens
         parts = [_parts(value) for value in (one, other)]
         if type(one) is not type(other) or len(parts[0]) != len(parts[1]):
             raise ValueError(
-                f"the shrunken network returns a {type(other).__name__} of {len(parts[1])} where the original returns a "
-                f"{type(one).__name__} of {len(parts[0])}"
+                f"the shrunken network returns a {type(other).__name__} of {len(parts[1])} where the original returns "
+                f"a {type(one).__name__} of {len(parts[0])}"
             )
         for left, right in zip(*parts, strict=True):
             yield from walk(left, right)
@@ -201,4 +214,3 @@ def evaluating(*networks: nn.Module) -> Iterator[None]:
 
 
 _SWITCHES = ("training", "skips_closed_units")
-

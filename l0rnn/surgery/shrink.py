@@ -53,8 +53,8 @@ class NotEqualError(ValueError):
 
     def __init__(self, why: str, axes: list[str]) -> None:
         super().__init__(
-            f"{why}; at fault: {', '.join(axes) or 'several axes together'}. The forward pass uses their width in a way "
-            "that the trace did not see: name them in `fixed`"
+            f"{why}; at fault: {', '.join(axes) or 'several axes together'}. The forward pass uses their width in a "
+            "way that the trace did not see: name them in `fixed`"
         )
         self.why, self.axes = why, axes
 
@@ -183,7 +183,9 @@ def operate(
     units = trace(network, example_inputs) if units is None else units
     values = _gate_values(network, units, gates)
     keep = units_to_keep(units, values, multiple_of=multiple_of)
-    keep = uniform(network, units, keep) if uniform_stacks else keep
+    if uniform_stacks:
+        exact, keep = keep, uniform(network, units, keep)
+        _check_normalised(units, keep & ~exact)
     small, difference, followed = build_and_prove(network, units, values, keep, example_inputs, tolerance)
     if callable(loss):
         with gated_by(network, units, values) as reference:
@@ -227,29 +229,43 @@ def axes_at_fault(
 ) -> list[str]:
     """Axes that break the equality when they alone are cut; inside `gated_by`."""
     faults = []
+    can_change = network_gates(network) is not None
     for name, axis in units.axes.items():
         alone = torch.ones_like(keep)
         alone[axis.units] = keep[axis.units]
         if bool(alone.all()):
             continue
-        is_fault = True
-        for followed in (None, []):
-            try:
-                small = build(network, units, gates, alone, followed=followed)
-                difference, allowed = compare(network, small, example_inputs, tolerance, Widths(units, alone))
-                is_fault = is_fault and not difference <= allowed
-            except ValueError:
-                pass
-        if is_fault:
-            faults.append(name)
+        # a closed unit that is not cut would count in the mean of a LayerNorm: the others are open
+        values = torch.where(alone & (gates == 0) & can_change, 1.0, gates)
+        values[axis.units] = gates[axis.units]
+        with gated_by(network, units, values) as reference:
+            if not any(_is_equal(reference, units, values, alone, example_inputs, tolerance, f) for f in (None, [])):
+                faults.append(name)
     return faults
+
+
+def _is_equal(
+    reference: nn.Module,
+    units: Units,
+    gates: Tensor,
+    keep: Tensor,
+    example_inputs: Any,
+    tolerance: float | None,
+    followed: list[str] | None,
+) -> bool:
+    try:
+        small = build(reference, units, gates, keep, followed=followed)
+        difference, allowed = compare(reference, small, example_inputs, tolerance, Widths(units, keep))
+    except ValueError:
+        return False
+    return difference <= allowed
 
 
 @contextmanager
 def gated_by(network: nn.Module, units: Units, values: Tensor) -> Iterator[nn.Module]:
     """Inside the block the network computes with these gates; afterwards it is what it was."""
     own = network_gates(network)
-    if own is None and not units.count:
+    if own is None and not units.axes:
         yield network
         return
     if own is None:
@@ -297,6 +313,17 @@ def _gate_values(network: nn.Module, units: Units, gates: Mapping[str, Tensor] |
             raise ValueError(f"`gates` must be in [0, 1] for {name!r}, got {values.min():.3g} to {values.max():.3g}")
         checked[name] = values
     return units.vector(checked, 1.0)
+
+
+def _check_normalised(units: Units, filled_up: Tensor) -> None:
+    """Refuse closed units that were kept to fill up a stack where they would count in a mean."""
+    for name, numbers in units.normalised.items():
+        if bool(filled_up[numbers[numbers >= 0]].any()):
+            axes = ", ".join(units.axes_of(numbers))
+            raise ValueError(
+                f"`uniform_stacks` would fill up {axes} with closed units, which {name!r} would count in its mean; "
+                "leave it out"
+            )
 
 
 def _check_finite(network: nn.Module) -> None:

@@ -23,7 +23,7 @@ def set_sizes_(network: nn.Module, units: Units, keep: Tensor) -> None:
     """
     for name, module in network.named_modules():
         _set_sizes_of_(module)
-        if name in units.normalised and hasattr(module, "normalized_shape"):
+        if name in units.normalised and isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
             numbers = units.normalised[name]
             module.normalized_shape = (int(((numbers == STAYS) | keep[numbers.clamp(min=0)]).sum()),)
     for module in network.modules():
@@ -134,5 +134,3 @@ def set_raw_(network: nn.Module, name: str, value: Tensor) -> None:
         module._parameters[own] = value if isinstance(value, nn.Parameter) else nn.Parameter(value)
     else:
         module._buffers[own] = value
-
-

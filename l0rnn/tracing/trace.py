@@ -59,12 +59,14 @@ def trace(
             run = run_traced(network, args, kwargs, RULES)
         except Exception as error:
             hint = _hint(error)
-            raise ValueError(f"`network` fails on the `example_inputs`{hint}: {type(error).__name__}: {error}") from error
+            raise ValueError(
+                f"`network` fails on the `example_inputs`{hint}: {type(error).__name__}: {error}"
+            ) from error
     modules = dict(network.named_modules())
     _fix_layers(run, modules, [name for name in fixed if name in modules])
     _fix_code_of_others(run, modules)
     parameters = {name for name, _ in network.named_parameters()}
-    norms = {name for name, module in modules.items() if isinstance(module, NORMS)}
+    norms = {name for name, module in modules.items() if type(module) in NORMS or hasattr(module, "input_gates")}
     units = units_of(run, parameters, norms)
     reasons = dict.fromkeys((name for name in fixed if name not in modules), "`fixed` names it") | dict(whole or {})
     if reasons or tied:
@@ -105,9 +107,8 @@ def describe(units: Units) -> str:
         whole, removable = whole + size, removable + size - stays
     share = f"{100 * removable / whole:.0f} %" if whole else "none"
     count = f"{len(units.axes)} ax{'i' if len(units.axes) == 1 else 'e'}s"
-    lines = [
-        f"{units.count} units on {count} can be removed, and with them {share} of the multiply-adds ({whole:,.0f} a step)."
-    ]
+    costs = f"with them {share} of the multiply-adds ({whole:,.0f} a step)"
+    lines = [f"{units.count} units on {count} can be removed, and {costs}."]
     for axis in units.axes.values():
         made, read = [], []
         for weight in units.weights.values():
@@ -225,7 +226,9 @@ def _fix_code_of_others(run: Run, modules: Mapping[str, nn.Module]) -> None:
 def _overrule(run: Run, units: Units, fixed: Mapping[str, str], tied: Iterable[Sequence[str]]) -> None:
     def labels(axis: str) -> Tensor:
         if axis not in units.axes:
-            raise ValueError(f"`fixed` or `tied` names {axis!r}, which is neither a layer nor one of {', '.join(units.axes)}")
+            raise ValueError(
+                f"`fixed` or `tied` names {axis!r}, which is neither a layer nor one of {', '.join(units.axes)}"
+            )
         wanted = units.axes[axis]
         result = torch.zeros(wanted.size, dtype=torch.int64)
         for name, weight in units.weights.items():
@@ -240,7 +243,9 @@ def _overrule(run: Run, units: Units, fixed: Mapping[str, str], tied: Iterable[S
         first, *others = (labels(axis) for axis in group)
         for axis, other in zip(group[1:], others, strict=True):
             if len(other) != len(first):
-                raise ValueError(f"`tied` must name axes of one size, got {group[0]} ({len(first)}) and {axis} ({len(other)})")
+                raise ValueError(
+                    f"`tied` must name axes of one size, got {group[0]} ({len(first)}) and {axis} ({len(other)})"
+                )
             run.atoms.unite(first, other, "`tied` ties it to what has to stay")
 
 

@@ -57,7 +57,8 @@ class Weight:
         units: for each dimension the unit of each index, int64 `(index,)`, `STAYS` where there is none.
         is_read: for each dimension which indices a sum runs over, so that gates fold in there, bool `(index,)`.
         is_prescaled: for each dimension which of those indices read what a tied embedding has scaled already, since
-            the gates of its units are folded into the weight that it shares with its decoder, bool `(index,)`.
+            the gates of its units are folded into the weight that it shares with its decoder, bool `(index,)`. They
+            only leave out units whose gate is 0.
         is_parameter: whether it is a parameter, and not a buffer.
         is_lookup: whether rows of it are looked up by number.
     """
@@ -119,7 +120,7 @@ class Units:
         products: every operation that costs multiply-adds.
         whole: what stays → why: layers that compute units which cannot be removed.
         normalised: module → units that its LayerNorm or RMSNorm runs over, `(unit,)`.
-        projections: pairs of the axes of projected units and of the cell units they are made of.
+        projections: pairs of projected units, `(unit,)`, and of the cell units they are made of, `(unit,)`.
         input_states: number of an example tensor → unit of each of its elements.
         outputs: unit of each element of every output tensor that follows the widths, or None.
         unknown: operations without a rule → the module that ran them.
@@ -131,7 +132,7 @@ class Units:
     products: list[Product] = field(default_factory=list)
     whole: dict[str, str] = field(default_factory=dict)
     normalised: dict[str, Tensor] = field(default_factory=dict)
-    projections: list[tuple[str, str]] = field(default_factory=list)
+    projections: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     input_states: dict[int, Tensor] = field(default_factory=dict)
     outputs: list[Tensor | None] = field(default_factory=list)
     unknown: dict[str, str] = field(default_factory=dict)
@@ -184,7 +185,7 @@ class Units:
             [replace(p, rows=counts(p.rows), columns=counts(p.columns)) for p in self.products],
             self.whole | dict.fromkeys(sorted(gone), why),
             {name: renumbered(units) for name, units in self.normalised.items()},
-            [pair for pair in self.projections if not gone & set(pair)],
+            [(renumbered(rows), renumbered(cells)) for rows, cells in self.projections],
             {number_: renumbered(units) for number_, units in self.input_states.items()},
             [None if units is None else renumbered(units) for units in self.outputs],
             dict(self.unknown),
@@ -226,13 +227,18 @@ class Units:
             axes=axes,
             weights=weights,
             normalised={name: fewer(numbers) for name, numbers in self.normalised.items()},
+            projections=[(fewer(rows), fewer(cells)) for rows, cells in self.projections],
             input_states={tensor: fewer(numbers) for tensor, numbers in self.input_states.items()},
             outputs=[None if numbers is None else fewer(numbers) for numbers in self.outputs],
         )
 
     def axes_of(self, units: Tensor) -> list[str]:
         """Names of the axes that some units lie on."""
-        return [name for name, axis in self.axes.items() if bool(((units >= axis.start) & (units < axis.start + axis.size)).any())]
+        return [
+            name
+            for name, axis in self.axes.items()
+            if bool(((units >= axis.start) & (units < axis.start + axis.size)).any())
+        ]
 
     def per_unit(self, units: Tensor) -> dict[str, int]:
         """Axis → how many indices each of its units has along a dimension; under ``""`` those that stay."""
@@ -274,7 +280,7 @@ def cut_elements(tensor: Tensor, units: Tensor, keep: Tensor) -> Any:
     kept = ((units == STAYS) | keep[units.clamp(min=0)]).to(tensor.device)
     if tensor.dim() < 2:
         return tensor[kept]
-    widths = kept.reshape(len(kept), -1, kept.size(-1))[:, 0].sum(-1) if kept.dim() > 2 else kept[:1].sum(-1)
+    widths = kept.reshape(len(kept), -1, kept.size(-1))[:, 0].sum(-1)
     if len(widths.unique()) <= 1:
         return tensor[kept].reshape(*tensor.shape[:-1], -1)
     return tuple(row[own].reshape(*row.shape[:-1], -1) for row, own in zip(tensor, kept, strict=True))
@@ -305,10 +311,11 @@ def scales(weight: Weight, gates: Tensor) -> list[tuple[int, Tensor]]:
     """
     found = []
     for dimension, (units, is_read) in enumerate(zip(weight.units, weight.is_read, strict=True)):
-        gated = is_read & (units != STAYS) & ~weight.is_prescaled[dimension]
+        gated = is_read & (units != STAYS)
         if bool(gated.any()):
-            values = torch.where(gated, gates[units.clamp(min=0)], torch.ones((), dtype=gates.dtype))
-            found.append((dimension, values))
+            own = gates[units.clamp(min=0)]
+            own = torch.where(weight.is_prescaled[dimension], (own != 0).to(own.dtype), own)
+            found.append((dimension, torch.where(gated, own, torch.ones((), dtype=gates.dtype))))
     return found
 
 
@@ -374,9 +381,7 @@ def units_of(run: Run, parameters: set[str], norms: set[str]) -> Units:
     for normalisation in run.normalisations:
         units.normalised[normalisation.module] = _numbers(unit_of, normalisation.labels)
     for rows, columns in run.projections:
-        pair = [units.axes_of(_numbers(unit_of, labels)) for labels in (rows, columns)]
-        if all(pair):
-            units.projections.append((pair[0][0], pair[1][0]))
+        units.projections.append((_numbers(unit_of, rows), _numbers(unit_of, columns)))
     units.input_states = {number: _numbers(unit_of, labels) for number, labels in run.input_states.items()}
     for labels in run.outputs:
         numbers = _numbers(unit_of, labels)
@@ -384,7 +389,16 @@ def units_of(run: Run, parameters: set[str], norms: set[str]) -> Units:
     return units
 
 
-RECURRENT_OPERATIONS = {"lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"}
+RECURRENT_OPERATIONS = {
+    "lstm",
+    "gru",
+    "rnn_tanh",
+    "rnn_relu",
+    "lstm_cell",
+    "gru_cell",
+    "rnn_tanh_cell",
+    "rnn_relu_cell",
+}
 
 
 def _classes(atoms: Atoms, labels: list[Tensor]) -> set[int]:
@@ -437,7 +451,16 @@ def _fix_what_cannot_be_gated(run: Run, norms: set[str]) -> np.ndarray:
     atoms = run.atoms
     for normalisation in run.normalisations:
         if normalisation.module not in norms:
-            atoms.fix(normalisation.labels, f"it is normalised over in {normalisation.module!r}, which is no LayerNorm")
+            why = f"it is normalised over in {normalisation.module!r}, which is not torch's own LayerNorm or RMSNorm"
+            atoms.fix(normalisation.labels, why)
+    seen: dict[str, np.ndarray] = {}
+    for normalisation in run.normalisations:
+        roots = atoms.root[np.maximum(normalisation.labels.numpy(), 0)]
+        if not np.array_equal(seen.setdefault(normalisation.module, roots), roots):
+            atoms.fix(
+                torch.from_numpy(np.union1d(seen[normalisation.module], roots)),
+                f"{normalisation.module!r} normalises over it, and over other units elsewhere",
+            )
     looked_up = np.zeros(len(atoms), dtype=bool)
     for labels in run.lookups:
         looked_up[labels.numpy()] = True
@@ -445,8 +468,8 @@ def _fix_what_cannot_be_gated(run: Run, norms: set[str]) -> np.ndarray:
     prescaled = np.zeros(len(atoms), dtype=bool)
     unscaled = np.zeros(len(atoms), dtype=bool)
     mixed = np.zeros(len(atoms), dtype=bool)
-    for atom, twin in run.twins.items():
-        mixed[int(twin)] = tied[atom]
+    has_twin = np.flatnonzero(atoms.twin)
+    mixed[atoms.twin[has_twin]] = tied[has_twin]
     for reading in run.readings:
         if reading.source is None:
             continue

@@ -131,7 +131,7 @@ def measure(settings: Settings, *, only: Sequence[str] = KINDS) -> dict[str, Ben
 
     def large() -> BenchReport:
         example = make_inputs(2, 3)
-        zeros = forms_with_zeros(dense, dense.wiring, DENSITY, block=settings.block, example_inputs=example)
+        zeros = forms_with_zeros(dense, DENSITY, block=settings.block, example_inputs=example)
         forms = {f"{form}, {DENSITY:.0%} kept": network for form, network in zeros.items()}
         networks = {name_of(settings.dense): dense, **forms, **small}
         options = {**shared, "grid": settings.grid, "seconds": settings.seconds, "rounds": 3}
@@ -149,7 +149,7 @@ def measure(settings: Settings, *, only: Sequence[str] = KINDS) -> dict[str, Ben
         options = {**shared, "grid": [(1, 1)], "seconds": 2 * settings.seconds, "rounds": 9}
         return benchmark_in(runtimes, networks, make_inputs, roofline=True, **options)
 
-    shared: dict[str, Any] = {"threads": settings.threads, "automatic": True}
+    shared: dict[str, Any] = {"threads": settings.threads}
     return {kind: run() for kind, run in zip(KINDS, (large, by_hand, steps), strict=True) if kind in only}
 
 

@@ -24,7 +24,6 @@ from l0rnn.bench.zeros import forms_with_zeros
 from l0rnn.gates import GatedLSTM
 from l0rnn.language.language_model import LanguageModel
 from l0rnn.recurrent.ragged_rnn import RaggedRNN
-from l0rnn.recurrent.single_steps import is_for_cells, is_plain, onednn
 
 ONE_STEP = [(1, 1)]
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
@@ -39,26 +38,6 @@ def features(batch: int, steps: int) -> tuple[Any, ...]:
 
 def rows_of(report: BenchReport, runtime: str) -> list[tuple[str, int]]:
     return [(row.network, row.steps) for row in report.rows if row.runtime == runtime]
-
-
-@needs_onednn
-def test_networks_that_choose_are_also_timed_as_they_come_where_they_choose(monkeypatch) -> None:
-    networks = {"ragged": RaggedRNN("LSTM", 4, [[3]]), "torch": nn.LSTM(4, 3)}
-    seen: list[tuple[bool, bool]] = []
-
-    def note(call: Any, *, threads: int, seconds: float) -> list[float]:
-        network, inputs = call.func, call.args[0]
-        layer = network.layers[0][0] if isinstance(network, RaggedRNN) else network
-        seen.append((torch.backends.mkldnn.enabled, is_for_cells(inputs) and is_plain(layer)))
-        return [1.0]
-
-    monkeypatch.setattr(timing, "sample_seconds", note)
-    with onednn(False):
-        report = benchmark(networks, features, grid=[(1, 1), (1, 5)], rounds=1, automatic=True)
-    assert rows_of(report, "automatic") == [("ragged", 1)]
-    forced, off, automatic = seen[0], seen[2], seen[4]
-    assert (forced, off, automatic) == ((True, False), (False, True), (True, True))
-    assert rows_of(benchmark(networks, features, grid=ONE_STEP, rounds=1), "automatic") == []
 
 
 class Backwards:
@@ -146,7 +125,7 @@ class TestOnnxRuntime:
     def test_zeros_gates_and_other_inputs_are_refused_with_the_reason(self) -> None:
         dense = LanguageModel(11, 16, 16, num_layers=1)
         words = torch.randint(11, (2, 2))
-        sparse = forms_with_zeros(dense, dense.wiring, 0.1, block=8, example_inputs=words)
+        sparse = forms_with_zeros(dense, 0.1, block=8, example_inputs=words)
         networks = {"CSR": sparse["CSR"], "gated": GatedLSTM(4, 3), "two inputs": nn.Bilinear(4, 4, 2)}
         arguments = {"CSR": (words,), "gated": (torch.randn(2, 2, 4),), "two inputs": 3 * (torch.randn(2, 4),)}
         reasons = {
@@ -227,7 +206,7 @@ def test_every_form_has_the_density_and_the_embedding_is_whole() -> None:
     network = LanguageModel(40, 32, 32)
     words = torch.randint(40, (3, 2))
     before = network.decoder.weight.clone()
-    forms = forms_with_zeros(network, network.wiring, 0.25, block=8, example_inputs=words)
+    forms = forms_with_zeros(network, 0.25, block=8, example_inputs=words)
     assert list(forms) == ["dense with zeros", "CSR", "BSR 8"]
     assert torch.equal(network.decoder.weight, before)
     for form in (forms["dense with zeros"], network):
@@ -244,7 +223,7 @@ def test_every_form_has_the_density_and_the_embedding_is_whole() -> None:
 def test_a_density_out_of_range_is_refused(density: float) -> None:
     network = LanguageModel(11, 4, 4)
     with pytest.raises(ValueError, match=r"`density` must be in \(0, 1\), .* got"):
-        forms_with_zeros(network, network.wiring, density, example_inputs=torch.zeros(1, 1, dtype=torch.int64))
+        forms_with_zeros(network, density, example_inputs=torch.zeros(1, 1, dtype=torch.int64))
 
 
 # the command
