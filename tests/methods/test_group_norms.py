@@ -60,9 +60,7 @@ def of_two_readers(network: Any) -> Groups:
     return {
         "embedding": [[w[:, j] for w in inputs] for j in range(6)],
         "left.l0": [[*own_weights(left, "_l0", j), join[:, j], join[:, 14 + j]] for j in range(5)],
-        "left.l0_reverse": [
-            [*own_weights(left, "_l0_reverse", j), join[:, 5 + j], join[:, 19 + j]] for j in range(5)
-        ],
+        "left.l0_reverse": [[*own_weights(left, "_l0_reverse", j), join[:, 5 + j], join[:, 19 + j]] for j in range(5)],
         "right.l0": [[*own_weights(right, "_l0", j), join[:, 10 + j]] for j in range(4)],
         "join": [[join[j], top.weight_ih_l0[:, j]] for j in range(8)],
         "top.l0": [[*own_weights(top, "_l0", j), network.decoder.weight[:, j]] for j in range(5)],
@@ -136,9 +134,7 @@ def test_an_embedding_counts_when_asked_for_and_a_tied_one_in_any_case() -> None
     torch.testing.assert_close(unit_square_sums(network, units, embedding=True), expected)
     assert group_sizes(units, embedding=True)[:6].tolist() == [28 + 11] * 6
     tied = TiedLanguageModel()
-    assert torch.equal(
-        unit_square_sums(tied, traced(tied)), unit_square_sums(tied, traced(tied), embedding=True)
-    )
+    assert torch.equal(unit_square_sums(tied, traced(tied)), unit_square_sums(tied, traced(tied), embedding=True))
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -171,7 +167,9 @@ def test_the_entries_are_the_weights_of_all_groups(name: str) -> None:
     with torch.no_grad():
         for view in group_entries(network, units):
             view.fill_(7.0)
-    in_groups = {id(part._base if part._base is not None else part) for g in groups_of(network).values() for u in g for part in u}
+    in_groups = {
+        id(part._base if part._base is not None else part) for g in groups_of(network).values() for u in g for part in u
+    }
     for parameter in network.parameters():
         assert bool((parameter == 7.0).all()) == (id(parameter) in in_groups)
         assert bool((parameter == 7.0).any()) == (id(parameter) in in_groups)
