@@ -116,6 +116,9 @@ class GradualMagnitude(MaskMethod):
         q = self.q
         if self.dense is not None and self.density is not None:
             q = self._dense_quantiles(network, targets, self.dense, self.density)
+        if isinstance(q, Mapping):  # a tied matrix has several names
+            names = {alias: name for name, aliases in _aliases(network, targets).items() for alias in aliases}
+            q = {names.get(name, name): value for name, value in q.items()}
         self._thresholds = _by_matrix(q, {name: kind_of_weight(name) for name in targets})
         if self.dense is not None:
             self.q, self.dense, self.density = q, None, None
@@ -123,11 +126,8 @@ class GradualMagnitude(MaskMethod):
     def _dense_quantiles(
         self, network: nn.Module, targets: Mapping[str, Tensor], dense: str, density: float
     ) -> dict[str, float]:
-        names = list(network.named_parameters(remove_duplicate=False))
-        wanted = {
-            target: (tuple(name for name, other in names if other is parameter), parameter.shape)
-            for target, parameter in targets.items()
-        }
+        aliases = _aliases(network, targets)
+        wanted = {name: (aliases[name], parameter.shape) for name, parameter in targets.items()}
         q = {name: magnitude_quantile(weight, density) for name, weight in read_dense(dense, wanted).items()}
         for name, value in q.items():
             if not value > 0:
@@ -195,6 +195,12 @@ class GradualMagnitude(MaskMethod):
     def _threshold_factor(self) -> float:
         """By how much a threshold for groups is larger than one for weights."""
         return 1.0
+
+
+def _aliases(network: nn.Module, targets: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
+    """All names of each target."""
+    named = list(network.named_parameters(remove_duplicate=False))
+    return {target: tuple(n for n, other in named if other is parameter) for target, parameter in targets.items()}
 
 
 def _check_schedule(schedule: str, start: float, ramp: float, end: float) -> None:

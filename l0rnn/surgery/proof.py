@@ -55,7 +55,7 @@ class Widths:
     def smaller_output(self, number: int, output: Tensor) -> Any:
         """An output of the larger network as the smaller one should give it."""
         units = self.units.outputs[number] if number < len(self.units.outputs) else None
-        return output if units is None else cut_elements(output, units.expand(output.shape), self.keep)
+        return output if units is None else cut_elements(output, units, self.keep)
 
 
 def compare(

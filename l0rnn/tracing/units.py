@@ -266,14 +266,17 @@ def cut_elements(tensor: Tensor, units: Tensor, keep: Tensor) -> Any:
 
     Args:
         tensor: such as a recurrent state `(layer, batch, unit)`.
-        units: the unit of each of its elements, in its shape.
+        units: the unit of each of its elements, in its shape, or in that of a state of another batch.
         keep: which units are kept, bool `(unit,)`.
 
     Returns:
         A tensor with a smaller last dimension; or, where its rows keep different numbers of units, a tuple of them, as
         `RaggedRNN` takes and returns states.
     """
-    units = units.reshape(tensor.shape)
+    for dimension in range(min(units.dim(), tensor.dim()) - 1):
+        if units.size(dimension) != tensor.size(dimension):  # of a batch, all of which is alike
+            units = units.narrow(dimension, 0, 1)
+    units = units.expand(tensor.shape)
     kept = ((units == STAYS) | keep[units.clamp(min=0)]).to(tensor.device)
     if tensor.dim() < 2:
         return tensor[kept]
