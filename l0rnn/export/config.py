@@ -49,7 +49,7 @@ def config_of(network: nn.Module, *, has_vocabulary: bool = False, figures: Figu
     """The config of a network as it is now, so after surgery that of the smaller one.
 
     Raises:
-        ValueError: if the network has gates or a layer that the format cannot hold, or a figure is not a number or text.
+        ValueError: if the network has gates or layers that the format cannot hold, or a figure is not a number or text.
 
     Example:
         >>> from l0rnn.language.language_model import LanguageModel
@@ -112,7 +112,8 @@ def read_config(directory: str | Path) -> Config:
     """
     content = read_header(directory, "native")
     content.setdefault("numbers", {})  # which files of earlier versions lack
-    kinds = {"network": str, "layers": dict, "tied": dict, "widths": dict, "numbers": dict, "vocabulary": bool, "figures": dict}
+    dicts = dict.fromkeys(("layers", "tied", "widths", "numbers", "figures"), dict)
+    kinds: dict[str, type] = {"network": str, "vocabulary": bool, **dicts}
     for key, kind in kinds.items():
         if not isinstance(content.get(key), kind):
             raise ValueError(f"{CONFIG} must have {key!r} as a {kind.__name__}, got {shown(content.get(key))}")

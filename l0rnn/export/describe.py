@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from l0rnn.recurrent.names import RECURRENT, recurrent_sizes
 from l0rnn.gates.gates import Gates
+from l0rnn.recurrent.names import RECURRENT, recurrent_sizes
 from l0rnn.recurrent.ragged_rnn import RaggedRNN
 from l0rnn.surgery.shrink import is_prunable
 
@@ -142,8 +142,8 @@ def _is_plain(module: nn.Module) -> bool:
 
 def _describe(module: nn.Module) -> dict[str, Any]:
     arguments = {argument: _plain(argument, getattr(module, argument)) for argument in ARGUMENTS[type(module)]}
-    dtype = {"dtype": _NAMES[parameter.dtype] for parameter in module.parameters()}
-    return {"type": type(module).__name__, **arguments, **dtype}
+    dtypes = [_NAMES[parameter.dtype] for parameter in module.parameters()][:1]
+    return {"type": type(module).__name__, **arguments, **dict.fromkeys(["dtype"] * len(dtypes), *dtypes)}
 
 
 def _plain(argument: str, value: Any) -> Any:

@@ -19,6 +19,7 @@ from l0rnn.export.describe import (
     describe_layers,
     layer_widths,
     other_tensors,
+    own_numbers,
     vocabulary_size,
     weight_lengths,
 )
@@ -62,8 +63,8 @@ def save_dense(
         The directory.
 
     Raises:
-        ValueError: if the network still has gates, a layer with hooks or weights of a dtype that the format cannot hold,
-            or vocabulary or figures are not what they should be.
+        ValueError: if the network still has gates, a layer with hooks or weights of a dtype that the format cannot
+            hold, or vocabulary or figures are not what they should be.
         FileExistsError: if the directory is not empty and ``overwrite`` is False, or holds other files.
 
     Example:
@@ -93,8 +94,8 @@ def load_dense(directory: str | Path, network: nn.Module | None = None) -> nn.Mo
     Args:
         directory: where the model is.
         network: for a network of one's own, an instance of its class of any size. It is copied, and the copy gets the
-            sizes and weights of the file; numbers of its own that are widths, such as ``self.hidden_size``, follow. None
-            for a `LanguageModel`.
+            sizes and weights of the file; numbers of its own that are widths, such as ``self.hidden_size``, follow.
+            None for a `LanguageModel`.
 
     Returns:
         The network, in evaluation mode.
@@ -254,9 +255,10 @@ def _fill_(
 
 def _set_numbers_(network: nn.Module, config: Config, before: dict[str, set[int]], most: int) -> None:
     """Let numbers of the user's follow, those that were widths of the instance."""
+    numbers = own_numbers(network)
     for name, value in config.numbers.items():
         owner, _, attribute = name.rpartition(".")
-        own = vars(dict(network.named_modules()).get(owner, nn.Module())).get(attribute)
+        own = numbers.get(name)
         if own == value and type(own) is type(value):
             continue
         if type(own) is not int or type(value) is not int or not 0 < value <= most:

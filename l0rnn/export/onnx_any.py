@@ -200,8 +200,8 @@ def _under(name: str, names: Iterable[str]) -> list[str]:
 def _axes(tensors: Mapping[str, Tensor], dynamic: Mapping[str, Mapping[int, str]] | None) -> dict[str, Axes]:
     if dynamic is None:
         raise ValueError(
-            "`dynamic_axes` must be given with `example_inputs`: argument → {axis: name} of those whose size is open, such "
-            f"as {{{next(iter(tensors))!r}: {{0: 'batch'}}}}; {{}} for none"
+            "`dynamic_axes` must be given with `example_inputs`: argument → {axis: name} of those whose size is open, "
+            f"such as {{{next(iter(tensors))!r}: {{0: 'batch'}}}}; {{}} for none"
         )
     axes: dict[str, Axes] = {name: {} for name in tensors}
     sizes: dict[str, int] = {}
@@ -226,9 +226,7 @@ def _axes(tensors: Mapping[str, Tensor], dynamic: Mapping[str, Mapping[int, str]
     return axes
 
 
-def _states(
-    tensors: Mapping[str, Tensor], outputs: Mapping[str, Tensor], states: Mapping[str, str]
-) -> dict[str, str]:
+def _states(tensors: Mapping[str, Tensor], outputs: Mapping[str, Tensor], states: Mapping[str, str]) -> dict[str, str]:
     """Input → output, tensor by tensor."""
     found = {}
     for given, back in states.items():
@@ -278,14 +276,14 @@ def write_any_onnx(
             continue
         if reasons:
             log.warning(
-                "written by torch's older exporter, which traces one run, since the newer could not (%s); it was checked "
-                "at other sizes of the open axes",
+                "written by torch's older exporter, which traces one run, since the newer could not (%s); it was "
+                "checked at other sizes of the open axes",
                 reasons[0],
             )
         return
     raise RuntimeError(
-        "torch cannot export the network so that it runs at other sizes of the `dynamic_axes`; leave out those that the "
-        f"forward pass freezes, such as one that a loop in Python runs over. {'; '.join(reasons)}"
+        "torch cannot export the network so that it runs at other sizes of the `dynamic_axes`; leave out those that "
+        f"the forward pass freezes, such as one that a loop in Python runs over. {'; '.join(reasons)}"
     )
 
 
@@ -395,7 +393,8 @@ def _check(ports: Ports, exported: OnnxNetwork, others: Sequence[dict[str, Tenso
         try:
             expected = ports.run(tensors)
         except (RuntimeError, ValueError, IndexError) as error:
-            if number > len(others) and any(size < sizes[axis] for axis, size in changed[number - 1 - len(others)].items()):
+            now = changed[number - 1 - len(others)] if number > len(others) else {}
+            if any(size < sizes[axis] for axis, size in now.items()):
                 continue  # smaller than the network takes
             what = "`other_inputs`" if 0 < number <= len(others) else "the example at other sizes of the `dynamic_axes`"
             raise _WrongInputsError(f"`network` does not run on {what}: {_first_line(error)}") from error

@@ -46,20 +46,21 @@ def export_onnx(
     """Write a network as ONNX, and run it in ONNX Runtime against the network before it is moved to its place.
 
     A network that reads a sequence is exported as a stream, with batch and length open: a `LanguageModel`, a recurrent
-    layer, or with ``example_input`` any network called as ``network(input)`` or ``network(input, state)`` that returns a
-    tensor, or a tensor and a state. Compared are output and state at three unseen sizes, from zero and random states,
+    layer, or with ``example_input`` any network called as ``network(input)`` or ``network(input, state)`` that returns
+    a tensor, or a tensor and a state. Compared are output and state at three unseen sizes, from zero and random states,
     and the sequence step by step. `open_streamer` opens it.
 
     Any other network is exported with ``example_inputs`` and ``dynamic_axes``: several inputs and outputs in any
-    nesting, images or features in front. Inputs have the names of the arguments, those of a nesting with the path behind
-    (``state_0``); outputs are ``output``, or ``output_0``, ``output_1`` and so on. Compared is the example, the example
-    at larger and smaller sizes of the open axes, and with ``states`` a second step. Where torch's exporter cannot, its
-    older one is used, and a warning, ``config.json`` and ``README.md`` say so. `OnnxNetwork` runs it.
+    nesting, images or features in front. Inputs have the names of the arguments, those of a nesting with the path
+    behind (``state_0``); outputs are ``output``, or ``output_0``, ``output_1`` and so on. Compared is the example, the
+    example at larger and smaller sizes of the open axes, and with ``states`` a second step. Where torch's exporter
+    cannot, its older one is used, and a warning, ``config.json`` and ``README.md`` say so. `OnnxNetwork` runs it.
 
     Args:
         network: in float32.
         directory: where to write ``model.onnx`` and ``config.json``, which names inputs, outputs and states.
-        example_input: a sequence, `(time, batch, …)`, or `(batch, time, …)` if its recurrent layers are ``batch_first``.
+        example_input: a sequence, `(time, batch, …)`, or `(batch, time, …)` if its recurrent layers are
+            ``batch_first``.
         example_inputs: arguments of the network's forward, as `l0rnn.explain` takes them.
         dynamic_axes: argument → {axis: name} of those whose size is open; all others have the size of the example. Axes
             of one name have one size.

@@ -40,7 +40,9 @@ class OnnxStreamer(Streamer):
         if header["export"] not in ("onnx", "int8"):
             raise ValueError(f"config.json is that of a {shown(header['export'])} export, not of an ONNX one")
         if "interface" not in header and "inputs" in header:
-            raise ValueError(f"{directory} takes inputs of its own and not a stream; run it by l0rnn.export.OnnxNetwork")
+            raise ValueError(
+                f"{directory} takes inputs of its own and not a stream; run it by l0rnn.export.OnnxNetwork"
+            )
         self.interface = Interface.from_json(header.get("interface") or {})
         self.vocabulary = read_vocabulary(directory, self.interface.words) if header.get("vocabulary") is True else None
         self.path = directory / ONNX

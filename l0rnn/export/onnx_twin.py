@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from l0rnn.recurrent.names import RECURRENT, recurrent_parameter_name, recurrent_sizes
 from l0rnn.export.describe import outer_modules
+from l0rnn.recurrent.names import RECURRENT, recurrent_parameter_name, recurrent_sizes
 from l0rnn.recurrent.ragged_rnn import RaggedRNN
 
 # cell → where ONNX's gates are found among torch's: i o f c from i f g o, z r h from r z n

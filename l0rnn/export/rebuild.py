@@ -179,7 +179,7 @@ def check_names_and_shapes(
 
 
 def _fits(found: tuple[tuple[int, ...], str], value: Tensor) -> bool:
-    """Whether a tensor of a file may stand in the place of an instance's: as many dimensions, the same kind of dtype."""
+    """Whether a tensor of a file may stand in the place of an instance's: the same dimensions and kind of dtype."""
     shape, dtype = found
     kind = dtype in DTYPES if value.is_floating_point() else BUFFER_DTYPES.get(dtype) == value.dtype
     return kind and len(shape) == value.dim() and 0 not in shape
