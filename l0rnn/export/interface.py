@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from l0rnn.recurrent.names import RECURRENT, recurrent_sizes
 from l0rnn.export.describe import DTYPES, outer_modules, vocabulary_size
 from l0rnn.export.untrusted_json import shown
 from l0rnn.language.language_model import LanguageModel
+from l0rnn.recurrent.names import RECURRENT, recurrent_sizes
 from l0rnn.recurrent.ragged_rnn import RaggedRNN
 
 State = tuple[Tensor, ...]

@@ -39,6 +39,10 @@ class OnnxStreamer(Streamer):
         header = read_header(directory)
         if header["export"] not in ("onnx", "int8"):
             raise ValueError(f"config.json is that of a {shown(header['export'])} export, not of an ONNX one")
+        if "interface" not in header and "inputs" in header:
+            raise ValueError(
+                f"{directory} takes inputs of its own and not a stream; run it by l0rnn.export.OnnxNetwork"
+            )
         self.interface = Interface.from_json(header.get("interface") or {})
         self.vocabulary = read_vocabulary(directory, self.interface.words) if header.get("vocabulary") is True else None
         self.path = directory / ONNX
@@ -74,6 +78,51 @@ class OnnxStreamer(Streamer):
         outputs = [part.name for part in self.session.get_outputs()]
         if outputs != [self.interface.output, *(f"next_{name}" for name in states)]:
             raise ValueError(f"{ONNX} must have the outputs that config.json names, got {', '.join(outputs)}")
+
+
+class OnnxNetwork:
+    """Runs an export with inputs of its own in ONNX Runtime on the CPU: called with tensors by the names of its inputs.
+
+    Args:
+        directory: what `export_onnx` wrote.
+        threads: threads within an operator; 0 leaves the choice to ONNX Runtime.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: if a file is not what it should be, or ONNX Runtime is too old for it.
+        ModuleNotFoundError: if ONNX Runtime is not installed.
+    """
+
+    def __init__(self, directory: str | Path, *, threads: int = 0) -> None:
+        directory = Path(directory)
+        if read_header(directory)["export"] != "onnx":
+            raise ValueError(f"{directory} must be an ONNX export")
+        self.path = directory / ONNX
+        if not self.path.is_file():
+            raise FileNotFoundError(f"{self.path} does not exist; name a directory that export_onnx wrote")
+        _check_file(self.path)
+        self.session = _session(self.path, threads)
+        self.inputs = [part.name for part in self.session.get_inputs()]
+        self.outputs = [part.name for part in self.session.get_outputs()]
+
+    def __call__(self, **tensors: Tensor) -> dict[str, Tensor]:
+        """Output → tensor; an input that the network does not use is left out.
+
+        Raises:
+            ValueError: if an input is missing.
+            RuntimeError: if ONNX Runtime cannot run it on these inputs.
+        """
+        missing = [name for name in self.inputs if name not in tensors]
+        if missing:
+            raise ValueError(f"the inputs {', '.join(self.inputs)} must be given, got no {', '.join(missing)}")
+        feed = {name: tensors[name].contiguous().numpy() for name in self.inputs}
+        try:
+            found = self.session.run(None, feed)
+        except Exception as error:  # its errors have no base class of their own
+            shapes = ", ".join(f"{name} {part.shape}" for name, part in feed.items())
+            reason = " ".join(str(error).split())[:200]
+            raise RuntimeError(f"ONNX Runtime cannot run {ONNX} on {shapes}: {reason}") from error
+        return {name: torch.as_tensor(part) for name, part in zip(self.outputs, found, strict=True)}
 
 
 def _session(path: Path, threads: int) -> Any:

@@ -26,7 +26,7 @@ def set_sizes_(network: nn.Module, units: Units, keep: Tensor) -> None:
         keep: which of them are kept, bool `(unit,)`.
     """
     for name, module in network.named_modules():
-        _set_sizes_of_(module)
+        set_module_sizes_(module)
         if name in units.normalised and isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
             module.normalized_shape = (width(units.normalised[name], keep),)
     for module in network.modules():
@@ -34,7 +34,8 @@ def set_sizes_(network: nn.Module, units: Units, keep: Tensor) -> None:
             _set_ragged_sizes_(module)
 
 
-def _set_sizes_of_(module: Any) -> None:
+def set_module_sizes_(module: Any) -> None:
+    """Let a module of torch know the sizes of the weights that it holds now."""
     own: Mapping[str, Tensor | None] = {**module._parameters, **module._buffers}
     weight = own.get("weight")
     if weight is None and hasattr(module, "parametrizations") and "weight" in module.parametrizations:
@@ -42,7 +43,7 @@ def _set_sizes_of_(module: Any) -> None:
     if isinstance(module, nn.Linear) and weight is not None:
         module.out_features, module.in_features = weight.shape
     elif isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and weight is not None:
-        module.embedding_dim = weight.size(1)
+        module.num_embeddings, module.embedding_dim = weight.shape
     elif isinstance(module, _ConvNd) and weight is not None:
         is_depthwise = module.groups == module.in_channels > 1
         outer, inner = (1, 0) if isinstance(module, _ConvTransposeNd) else (0, 1)
