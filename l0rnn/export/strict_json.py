@@ -38,7 +38,7 @@ def read_json(path: Path) -> Any:
             object_pairs_hook=_without_repeats,
         )
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path.name} is not plain JSON: {str(error)[:200]}") from error
+        raise ValueError(f"{path.name} is not plain JSON: {printable(error)}") from error
 
 
 def shown(value: Any) -> str:
@@ -50,6 +50,23 @@ def shown(value: Any) -> str:
     """
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def printable(text: Any, most: int = 200) -> str:
+    r"""Text that may come from a file, such as a library's message about it, without anything that a terminal obeys.
+
+    Args:
+        text: the text, or an error.
+        most: characters to show at most.
+
+    Example:
+        >>> printable("cannot read \x1b[2J\nword")
+        'cannot read \\x1b[2J word'
+    """
+    # a little more than is shown is looked at, however long it is
+    words = " ".join(str(text)[: 2 * most].split())
+    plain = "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in words)
+    return plain if len(plain) <= most else f"{plain[: most - 3]}..."
 
 
 def _refuse_constant(name: str) -> None:
