@@ -108,6 +108,6 @@ def _session(content: bytes, threads: int) -> Any:
         return runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors have no base class of their own
         raise ValueError(
-            f"ONNX Runtime {runtime.__version__} cannot load {ONNX}: {printable(error)}; the file is damaged, or needs a "
-            "newer ONNX Runtime"
+            f"ONNX Runtime {runtime.__version__} cannot load {ONNX}: {printable(error)}; the file is damaged, or needs "
+            "a newer ONNX Runtime"
         ) from error
