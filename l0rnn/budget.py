@@ -140,6 +140,16 @@ class Budget(Objective):
         self.register_buffer("price", torch.zeros(shape, dtype=torch.float64))
         self.register_buffer("target", torch.ones(shape, dtype=torch.float64))  # fraction of the dense cost wanted now
 
+    @staticmethod
+    def refuse_foreign(arguments: Mapping[str, Any]) -> None:
+        """Refuse a budget out of a checkpoint that names a file, or would measure; see `l0rnn.settings`."""
+        table, milliseconds = arguments.get("table"), arguments.get("milliseconds")
+        if not isinstance(table, Mapping) and not (table is None and milliseconds is None):
+            raise ValueError(
+                "`table` of a budget in a checkpoint must be the latencies that were measured, not a file or nothing, "
+                f"got {table!r:.80}; this checkpoint was not written by l0rnn"
+            )
+
     def check(self, minimum: Cost, dense: Cost) -> None:
         """Refuse a budget below what one unit per axis costs, and a latency above that of the whole network."""
         for kind, limit in self.limits(dense).items():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+MOST_STEPS = 10**6  # of all sequences of one timed call together
+
 
 @dataclass(frozen=True)
 class CallSize:
@@ -16,7 +18,7 @@ class CallSize:
         device: ``"cpu"``, or a GPU such as ``"cuda"``.
 
     Raises:
-        ValueError: if a number is missing or ≤ 0.
+        ValueError: if a number is missing or ≤ 0, or the call is so large that it would not end.
 
     Example:
         >>> str(CallSize(batch=1, steps=35))
@@ -36,6 +38,12 @@ class CallSize:
                     f"`{name}` must be a whole number > 0 with a budget in milliseconds, got {value}; "
                     "latency depends on the size of a call, for example batch=1, steps=35"
                 )
+
+        if self.batch * self.steps > MOST_STEPS:
+            raise ValueError(
+                f"`batch` x `steps` must be at most {MOST_STEPS:,}, got {self.batch:,} x {self.steps:,}; a call is "
+                "timed hundreds of times, and longer ones take as much longer as they have more steps"
+            )
 
     def __str__(self) -> str:
         return f"batch {self.batch}, steps {self.steps}, threads {self.threads}, on {self.device}"

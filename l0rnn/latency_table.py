@@ -19,9 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from l0rnn.foreign_text import printable
 from l0rnn.latency_grid import CallSize, LayerGrid, LayerPlace
 
 Number = Any  # int for exact counts, float or a differentiable Tensor for expected ones
+MOST_BYTES = 32 * 2**20  # of a file; that of a large network has some 10,000
 DECISIVE = ("cpu", "cores", "gpu", "torch", "onednn")  # what latency depends on in an environment
 
 
@@ -162,7 +164,7 @@ class LatencyTable:
         """
         theirs = {name: self.environment.get(name) for name in DECISIVE}
         return [
-            f"{name}: {old}, now {environment.get(name)}"
+            f"{name}: {printable(old, 80)}, now {environment.get(name)}"
             for name, old in theirs.items()
             if old != environment.get(name)
         ]
@@ -226,8 +228,10 @@ class LatencyTable:
             )
             is_sound = bool(((table.values() > 0) & table.values().isfinite()).all())
             is_sound &= all(0 <= place.grid < len(grids) for place in places.values())
-        except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
-            raise ValueError(f"`table` must be a latency table as `LatencyTable.plain` gives it: {error!r}") from error
+        except (KeyError, TypeError, AttributeError, RuntimeError, ValueError, ArithmeticError) as error:
+            raise ValueError(
+                f"`table` must be a latency table as `LatencyTable.plain` gives it: {printable(repr(error))}"
+            ) from error
         if not is_sound:
             raise ValueError("`table` must hold milliseconds > 0 for every layer; leave it out to measure")
         return table
@@ -243,10 +247,14 @@ class LatencyTable:
         Raises:
             ValueError: if the file holds anything else.
         """
+        if not Path(path).is_file() or Path(path).stat().st_size > MOST_BYTES:  # a pipe would never end
+            raise ValueError(f"`table` must be a JSON file of at most {MOST_BYTES:,} bytes, but {path} is not")
         try:
             plain = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"`table` must be a JSON file of a latency table, but {path} is not: {error}") from error
+        except (ValueError, RecursionError) as error:
+            raise ValueError(
+                f"`table` must be a JSON file of a latency table, but {path} is not: {printable(error)}"
+            ) from error
         return cls.from_plain(plain)
 
 

@@ -13,7 +13,8 @@ from torch import nn
 
 from l0rnn.export.aside import CONFIG
 from l0rnn.export.describe import describe_layers, layer_widths, tied_parameters, wiring_of
-from l0rnn.export.strict_json import read_json, shown
+from l0rnn.export.strict_json import read_json
+from l0rnn.foreign_text import shown
 from l0rnn.version import __version__
 
 FORMAT = 1

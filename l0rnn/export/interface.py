@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from l0rnn.blueprint import RECURRENT, recurrent_sizes
 from l0rnn.export.describe import DTYPES, outer_modules, vocabulary_size
-from l0rnn.export.strict_json import shown
+from l0rnn.foreign_text import shown
 from l0rnn.language_model import LanguageModel
 from l0rnn.layers import RaggedRNN
 

@@ -16,9 +16,9 @@ from l0rnn.export.card import write_card
 from l0rnn.export.config import Config, Figures, config_of, read_config, write_config
 from l0rnn.export.describe import DTYPES, describe_layers, layer_widths, vocabulary_size, wiring_of
 from l0rnn.export.rebuild import check_names_and_shapes, empty_layers
-from l0rnn.export.strict_json import shown
 from l0rnn.export.vocabulary import checked_vocabulary, read_vocabulary, write_vocabulary
 from l0rnn.extras import require
+from l0rnn.foreign_text import shown
 from l0rnn.language_model import LanguageModel
 
 # the names that the header of a safetensors file has for dtypes

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from l0rnn.export.strict_json import printable, shown
 from l0rnn.extras import require
+from l0rnn.foreign_text import printable, shown
 
 MOST_BYTES = 2**31  # the limit of the file's encoding
 _DOMAINS = {"", "ai.onnx", "com.microsoft"}

@@ -14,9 +14,9 @@ from l0rnn.export.config import read_header
 from l0rnn.export.interface import Interface, State
 from l0rnn.export.onnx_check import read_onnx
 from l0rnn.export.streaming import Streamer
-from l0rnn.export.strict_json import printable, shown
 from l0rnn.export.vocabulary import read_vocabulary
 from l0rnn.extras import require
+from l0rnn.foreign_text import printable, shown
 
 OLDEST_RUNTIME = (1, 18)  # the first that reads the files that torch's exporter writes (IR version 10)
 _SECONDS = 60.0  # that one call of a file with loops may take

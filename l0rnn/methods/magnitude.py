@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -110,6 +110,15 @@ class GradualMagnitude(MaskMethod):
         self.start, self.ramp, self.end, self.ramp_slope, self.frequency = start, ramp, end, ramp_slope, frequency
         self.q = dict(q) if isinstance(q, Mapping) else q
         self.dense = None if dense is None else str(dense)
+
+    @staticmethod
+    def refuse_foreign(arguments: Mapping[str, Any]) -> None:
+        """Refuse a method out of a checkpoint that names a file; see `l0rnn.settings`."""
+        if arguments.get("dense") is not None:
+            raise ValueError(
+                "`dense` of a method in a checkpoint must be None, since `attach` puts the thresholds in its place, "
+                f"got {arguments['dense']!r:.80}; this checkpoint was not written by l0rnn"
+            )
 
     def check(self, network: nn.Module, targets: Mapping[str, tuple[Weight, nn.Parameter]]) -> None:
         """Find the threshold of each matrix."""

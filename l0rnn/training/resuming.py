@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from l0rnn.training.checkpoint_file import read_header
 
 
 def random_state() -> dict[str, Any]:
@@ -72,6 +73,9 @@ def widths_to_load(theirs: Mapping[str, Tensor], own: Mapping[str, Tensor], size
     for axis, units in theirs.items():
         if axis not in original:
             reason = "which this network does not have"
+        elif not isinstance(units, Tensor) or units.numel() > 10 * original[axis]:  # it may claim any size
+            size = f"{units.numel():,}" if isinstance(units, Tensor) else "no number of"
+            reason = f"kept some of {size} units, where this network has {original[axis]}"
         elif units.dtype != torch.bool or units.shape != (original[axis],) or not bool(units.any()):
             reason = f"kept {int(units.sum())} of {units.numel()} units, where this network has {original[axis]}"
         else:
@@ -87,12 +91,13 @@ def widths_to_load(theirs: Mapping[str, Tensor], own: Mapping[str, Tensor], size
 def model_in(checkpoint: str | Path) -> str | None:
     """Name of the ready-made model that a checkpoint is of, or None if it is another file, or damaged.
 
-    torch's own message is not handed on: it advises to load with pickle, which a file from elsewhere must not talk
-    anyone into.
+    Only headers are read, so that a large file of another kind takes no time. What is wrong with it is not handed on:
+    torch's own message advises to load with pickle, which a file from elsewhere must not talk anyone into.
     """
     try:
-        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except (OSError, KeyError, TypeError, pickle.UnpicklingError, RuntimeError, EOFError):
+        content = read_header(checkpoint)
+    except (OSError, ValueError):
         return None
-    added = content.get("l0rnn") if isinstance(content, dict) else None
-    return added.get("model") if isinstance(added, dict) else None
+    added = content.get("l0rnn") if isinstance(content, Mapping) else None
+    name = added.get("model") if isinstance(added, Mapping) else None
+    return name if isinstance(name, str) else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -15,10 +15,15 @@ from torch.optim.lr_scheduler import LambdaLR
 from l0rnn.distillation import DistilledLoss
 from l0rnn.export.config import Config, config_of
 from l0rnn.export.native import build_from, load_dense
+from l0rnn.foreign_text import printable
 from l0rnn.language_model import LanguageModel, next_word_loss
 from l0rnn.methods import Dense
+from l0rnn.training.foreign_checkpoint import check_finite, check_shrunken_model, is_local
 from l0rnn.training.module import PrunableModule
 from l0rnn.training.resuming import model_in
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 NAME = "ShrunkenLanguageModel"
 
@@ -116,6 +121,35 @@ class ShrunkenLanguageModel(PrunableModule):
         settings |= {"locked_dropout": locked_dropout, "weight_dropout": weight_dropout, "word_dropout": word_dropout}
         self.save_hyperparameters({"network": asdict(config), **settings})
 
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls,
+        checkpoint_path: Any,
+        map_location: Any = None,
+        hparams_file: Any = None,
+        strict: bool | None = None,
+        weights_only: bool | None = True,
+        **kwargs: Any,
+    ) -> Self:
+        """As Lightning's, but nothing is unpickled, and sizes are held against the weights before anything is built.
+
+        A checkpoint that was trained with a ``teacher`` is loaded with the teacher given anew, or with None.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if the file is no checkpoint of this class, or asks for sizes that are not those of its weights.
+        """
+        if is_local(checkpoint_path) and hparams_file is None:
+            check_shrunken_model(checkpoint_path, kwargs)
+        try:
+            return super().load_from_checkpoint(  # type: ignore[no-any-return, misc]
+                checkpoint_path, map_location, hparams_file, strict, weights_only, **kwargs
+            )
+        except (TypeError, AttributeError, KeyError, RuntimeError) as error:
+            raise ValueError(
+                f"{checkpoint_path} does not hold what a {cls.__name__} is built by: {printable(error)}"
+            ) from error
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add which model this is, for `load_shrunken`."""
         super().on_save_checkpoint(checkpoint)
@@ -140,5 +174,7 @@ def load_shrunken(checkpoint: str | Path) -> nn.Module | None:
     if model_in(checkpoint) != NAME:
         return None
     # without the teacher, which need not be here
-    options: dict[str, Any] = {"map_location": "cpu", "weights_only": True, "teacher": None, "noise": 0.0}
-    return ShrunkenLanguageModel.load_from_checkpoint(checkpoint, **options).network.eval()
+    options: dict[str, Any] = {"map_location": "cpu", "teacher": None, "noise": 0.0}
+    network = ShrunkenLanguageModel.load_from_checkpoint(checkpoint, **options).network
+    check_finite(network, checkpoint)
+    return network.eval()
