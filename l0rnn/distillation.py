@@ -12,7 +12,7 @@ from torch.autograd import Function
 from torch.nn.functional import log_softmax
 
 from l0rnn.cross_entropy import rows_in_cache
-from l0rnn.language_model import next_word_loss
+from l0rnn.language_model import check_targets, next_word_loss
 
 TEACHERS = "teachers"  # where a carried state has those of other networks, which lose no units
 
@@ -66,11 +66,12 @@ class DistilledLoss:
             state: what the call before returned, or None.
 
         Raises:
-            ValueError: if student and teacher have different vocabularies.
+            ValueError: if student and teacher have different vocabularies, or there is not one target for each token.
         """
         if not network.training:
             return next_word_loss(network, batch, state)
         tokens, targets = batch
+        check_targets(tokens, targets)
         if self.noise:
             others = tokens.flatten()[torch.randint(tokens.numel(), tokens.shape, device=tokens.device)]
             tokens = torch.where(torch.rand(tokens.shape, device=tokens.device) < self.noise, others, tokens)
