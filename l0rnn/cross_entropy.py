@@ -42,7 +42,7 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 def _are_words(targets: Tensor, words: int) -> bool:
     """Whether all targets are word ids, none one to be left out or out of range."""
     low, high = targets.aminmax()
-    return 0 <= int(low) and int(high) < words
+    return int(low) >= 0 and int(high) < words
 
 
 def rows_in_cache(logits: Tensor) -> int:

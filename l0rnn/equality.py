@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,7 +33,8 @@ def compare(
 ) -> tuple[float, float]:
     """Largest difference between the outputs of two networks in evaluation mode, with oneDNN on and off.
 
-    Outputs may be nested; states, whose shape follows the width, are compared where shapes agree.
+    Outputs may be nested; states, whose shape follows the width, are compared where shapes agree. Both networks start
+    from the same random numbers, so that one that draws some gives the same twice.
 
     Args:
         reference: the network that is right.
@@ -45,18 +46,17 @@ def compare(
         The largest absolute difference, and the largest one accepted.
 
     Raises:
-        ValueError: if the small network fails to run, or its first output has another shape.
+        ValueError: if a network fails to run, the first output has another shape, or there is nothing to compare,
+            since the reference gives NaN or no finite number; or the tolerance is no number ≥ 0.
     """
+    if tolerance is not None and not 0 <= tolerance < float("inf"):
+        raise ValueError(f"`tolerance` must be a finite number >= 0, or None for that of the dtype, got {tolerance}")
     worst, scale = 0.0, 1.0
     dtypes = {parameter.dtype for parameter in reference.parameters()}
     for use_onednn in (True, False):
-        with torch.no_grad(), evaluating(reference, small), onednn(use_onednn):
-            try:
-                expected = reference(*inputs)
-            except TypeError as error:
-                raise ValueError(
-                    f"`example_inputs` do not fit the network's forward: {error}; give its arguments as a tuple"
-                ) from error
+        with torch.no_grad(), evaluating(reference, small), onednn(use_onednn), random_numbers_again() as again:
+            expected = _run_reference(reference, inputs)
+            again()
             try:
                 got = small(*inputs)
             except (RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:
@@ -74,6 +74,7 @@ def compare(
         numbers = [(a, b) for a, b in pairs if a.is_floating_point()]
         if not pairs:
             raise ValueError("the networks have no output tensors to compare; return some from the forward pass")
+        _check_comparable([a for a, _ in numbers])
         dtypes |= {a.dtype for a, _ in numbers}
         for a, b in numbers or pairs:  # whole numbers follow from others, and count only where they are all there is
             worst = max(worst, _difference(a, b))
@@ -83,13 +84,124 @@ def compare(
     return worst, (loosest if tolerance is None else tolerance) * scale
 
 
+def check_finite(network: nn.Module, cut: Collection[str] = ()) -> None:
+    """Refuse weights that are NaN, of which no comparison says anything, and infinite ones among those to be cut.
+
+    Args:
+        network: the network that is right.
+        cut: names of parameters that take part in a product; others may be infinite, such as a mask.
+
+    Raises:
+        ValueError: if there are such; it names the parameter.
+
+    Example:
+        >>> check_finite(nn.Linear(2, 2))
+    """
+    for name, parameter in network.named_parameters():
+        is_right = parameter.isfinite().all() if name in cut else ~parameter.isnan().any()
+        if not bool(is_right):
+            raise ValueError(
+                f"the weights {name!r} are NaN or infinite in places, so the training has diverged; go back to an "
+                "earlier checkpoint, and train with a lower learning rate or gradient_clip_val of the Trainer"
+            )
+
+
+def why_it_varies(network: nn.Module, inputs: tuple[Any, ...], allowed: float) -> str | None:
+    """Why two runs of one network differ by more than is allowed, or None where they do not.
+
+    To be asked when a comparison has failed: if the network is not even equal to itself, nothing else is to blame.
+
+    Example:
+        >>> why_it_varies(nn.Linear(2, 2), (torch.zeros(3, 2),), 1e-5) is None
+        True
+    """
+    with torch.no_grad(), evaluating(network), random_numbers_again() as again:
+        first = _run_reference(network, inputs)
+        again()
+        second = _run_reference(network, inputs)
+        torch.rand(1)
+        other = _run_reference(network, inputs)
+    same, drawn = (
+        max((_difference(a, b) for a, b in _pairs(first, run) if a.shape == b.shape), default=0.0)
+        for run in (second, other)
+    )
+    if not same <= allowed:
+        return (
+            f"the network differs from itself by {same:.3g} when it is run twice from the same random numbers, so "
+            "nothing can be proved equal to it; look for what it remembers from one call to the next, or draws from a "
+            "generator of its own, and switch that off in evaluation mode"
+        )
+    if not drawn <= allowed:
+        return (
+            f"the network draws random numbers in evaluation mode, by which it differs from itself by {drawn:.3g}; "
+            "both networks start from the same ones, but where their number follows the widths they are others: switch that "
+            "off in evaluation mode, or put the layer that it follows in `fixed`"
+        )
+    return None
+
+
+@contextmanager
+def random_numbers_again() -> Iterator[Callable[[], None]]:
+    """Gives a function that starts torch's random numbers again from where they were; afterwards they go on from there.
+
+    Example:
+        >>> with random_numbers_again() as again:
+        ...     first = torch.rand(1)
+        ...     again()
+        ...     is_same = torch.equal(first, torch.rand(1))
+        >>> is_same
+        True
+    """
+    here = torch.get_rng_state()
+    # a machine's other devices are left alone unless they are in use already
+    elsewhere = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
+
+    def again() -> None:
+        torch.set_rng_state(here)
+        if elsewhere:
+            torch.cuda.set_rng_state_all(elsewhere)
+
+    try:
+        yield again
+    finally:
+        again()
+
+
+def _run_reference(reference: nn.Module, inputs: tuple[Any, ...]) -> Any:
+    try:
+        return reference(*inputs)
+    except (RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"`example_inputs` do not fit the network's forward: {error}; give its arguments as a tuple"
+        ) from error
+
+
+def _check_comparable(outputs: Sequence[Tensor]) -> None:
+    """Refuse outputs that any other would be equal to: where NaN is taken for NaN, a wrong network passes."""
+    if any(bool(output.isnan().any()) for output in outputs):
+        raise ValueError(
+            "the original network gives NaN on `example_inputs`, so nothing can be proved equal to it; give inputs of "
+            "the range it was trained on, and look whether it was trained to the end"
+        )
+    if outputs and not any(bool(output.isfinite().any()) for output in outputs):
+        raise ValueError(
+            "the original network gives infinite outputs alone on `example_inputs`, so nothing can be proved equal to "
+            "it; give inputs of the range it was trained on"
+        )
+
+
 def _difference(a: Tensor, b: Tensor) -> float:
     """Largest difference of two tensors; infinite where one is infinite or NaN and the other is not the same."""
     is_special = ~(a.isfinite() & b.isfinite())
-    if not bool(((a == b) | (a.isnan() & b.isnan()))[is_special].all()):
+    if not bool((a == b)[is_special].all()):
         return float("inf")
-    ordinary = (a.double() - b.double())[~is_special]
+    ordinary = _wide(a[~is_special]) - _wide(b[~is_special])
     return ordinary.abs().max().item() if ordinary.numel() else 0.0
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """In float64 on the CPU: not every device has that, and what is compared is copied once."""
+    return tensor.cpu().double()
 
 
 def _pairs(a: Any, b: Any) -> Iterator[tuple[Tensor, Tensor]]:

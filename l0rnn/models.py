@@ -19,7 +19,7 @@ from l0rnn.methods import METHODS, Dense, L0Gates, Method
 from l0rnn.objective import Objective, Penalty
 from l0rnn.settings import from_settings, settings_of
 from l0rnn.training import PrunableModule
-from l0rnn.training.foreign_checkpoint import check_finite, check_gated_model, is_local
+from l0rnn.training.foreign_checkpoint import check_gated_model, check_weights, is_local
 from l0rnn.training.resuming import model_in
 
 if TYPE_CHECKING:
@@ -245,5 +245,5 @@ def load_model(checkpoint: str | Path) -> L0GatedLSTM:
             "by `l0rnn.training.shrunken.load_shrunken`, and `l0rnn export` and `l0rnn bench` take its checkpoints"
         )
     model = MODELS[name].load_from_checkpoint(path, map_location="cpu")
-    check_finite(model.network, path)
+    check_weights(model.network, path)
     return model.eval()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from l0rnn.axes import Blueprint
 from l0rnn.blueprint import draw_blueprint
 from l0rnn.construction import build
-from l0rnn.equality import as_arguments, compare
+from l0rnn.equality import as_arguments, check_finite, compare, why_it_varies
 from l0rnn.layers import Gates
 from l0rnn.layers.gating import network_gates
 from l0rnn.nesting import moved_to
@@ -151,6 +151,7 @@ def operate(
         raise ValueError("`example_inputs` must be given: the shrunken network is run against the original on them")
     inputs = as_arguments(example_inputs)
     blueprint = draw_blueprint(network, wiring)
+    check_finite(network, {weight.name for weight in blueprint.weights})
     gates = _deterministic_gates(network, blueprint) if gates is None else _checked_gates(gates, blueprint)
     keep = units_to_keep(blueprint, gates, multiple_of=multiple_of)
     if reference is None:  # a plain network has no gates of its own: compare with the gates folded in, at full width
@@ -159,7 +160,9 @@ def operate(
     small = build(network, blueprint, gates, keep)
     draw_blueprint(small, wiring)
     difference, allowed = compare(reference, small, inputs, tolerance)
-    if difference > allowed:
+    if not difference <= allowed:
+        if varies := why_it_varies(reference, inputs, allowed):
+            raise ValueError(varies)
         faults = _axes_at_fault(network, reference, blueprint, gates, keep, inputs, tolerance)
         raise ValueError(
             f"the shrunken network differs from the original by {difference:.3g}, more than {allowed:.3g}; "
@@ -252,7 +255,7 @@ def _axes_at_fault(
             continue  # torch does not allow this axis to be cut by itself
         try:
             difference, allowed = compare(reference, small, inputs, tolerance)
-            is_fault = difference > allowed
+            is_fault = not difference <= allowed
         except ValueError:
             is_fault = True
         if is_fault:
@@ -265,7 +268,9 @@ def _check_rebuilding(
 ) -> None:
     """Fresh layers at full width must give what the network's own give: without hooks and the user's own code."""
     difference, allowed = compare(network, build(network, blueprint, {}, everything(blueprint)), inputs, tolerance)
-    if difference > allowed:
+    if not difference <= allowed:
+        if varies := why_it_varies(network, inputs, allowed):
+            raise ValueError(varies)
         raise ValueError(
             f"`network` differs by {difference:.3g} from itself rebuilt of plain torch layers; a hook, a subclass of a "
             "torch layer, or an option such as `max_norm` is the usual cause: put the layer in `fixed`"

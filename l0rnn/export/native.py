@@ -112,6 +112,12 @@ def load_dense(directory: str | Path, network: nn.Module | None = None) -> nn.Mo
             weights = {name: file.get_tensor(name).clone() for name in shapes}
     except errors as error:
         raise ValueError(f"{WEIGHTS} is not a whole safetensors file: {str(error)[:200]}") from error
+    infinite = next((name for name, weight in weights.items() if not bool(weight.isfinite().all())), None)
+    if infinite is not None:
+        raise ValueError(
+            f"{WEIGHTS} holds {shown(infinite)} with NaN or infinite values, which no network gives an answer with; "
+            "the training had diverged, so shrink and save an earlier checkpoint"
+        )
     _fill_(loaded, layers, weights, config.tied)
     if config.has_vocabulary:
         read_vocabulary(directory, vocabulary_size(loaded))

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from l0rnn.equality import check_finite
 from l0rnn.export.config import Config
 from l0rnn.export.rebuild import check_names_and_shapes, empty_layers
 from l0rnn.foreign_text import printable, shown
@@ -117,18 +118,16 @@ def check_shrunken_model(checkpoint: str | Path, given: Mapping[str, Any]) -> No
         raise ValueError(f"{checkpoint}: {error}") from error
 
 
-def check_finite(network: nn.Module, checkpoint: str | Path) -> None:
+def check_weights(network: nn.Module, checkpoint: str | Path) -> None:
     """Refuse weights that are NaN or infinite.
 
     Raises:
         ValueError: if there are; it names the parameter.
     """
-    for name, parameter in network.named_parameters():
-        if not bool(parameter.isfinite().all()):
-            raise ValueError(
-                f"{checkpoint}: the weights {name!r} are NaN or infinite in places, so the training had diverged; load "
-                "an earlier checkpoint, and train with a lower learning rate or gradient_clip_val of the Trainer"
-            )
+    try:
+        check_finite(network, [name for name, _ in network.named_parameters()])
+    except ValueError as error:
+        raise ValueError(f"{checkpoint}: {error}") from error
 
 
 def _empty_network(settings: Mapping[str, Any], cell: Literal["LSTM", "GRU"], *, most_layers: int) -> nn.Module:

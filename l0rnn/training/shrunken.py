@@ -18,7 +18,7 @@ from l0rnn.export.native import build_from, load_dense
 from l0rnn.foreign_text import printable
 from l0rnn.language_model import LanguageModel, next_word_loss
 from l0rnn.methods import Dense
-from l0rnn.training.foreign_checkpoint import check_finite, check_shrunken_model, is_local
+from l0rnn.training.foreign_checkpoint import check_shrunken_model, check_weights, is_local
 from l0rnn.training.module import PrunableModule
 from l0rnn.training.resuming import model_in
 
@@ -176,5 +176,5 @@ def load_shrunken(checkpoint: str | Path) -> nn.Module | None:
     # without the teacher, which need not be here
     options: dict[str, Any] = {"map_location": "cpu", "teacher": None, "noise": 0.0}
     network = ShrunkenLanguageModel.load_from_checkpoint(checkpoint, **options).network
-    check_finite(network, checkpoint)
+    check_weights(network, checkpoint)
     return network.eval()
