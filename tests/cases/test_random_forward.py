@@ -1,4 +1,4 @@
-"""A network that draws random numbers in evaluation too: a sequence VAE, dropout that is never off, noise of a width."""
+"""A network that draws random numbers in evaluation too: a sequence VAE, dropout never off, noise of a width."""
 
 from __future__ import annotations
 
