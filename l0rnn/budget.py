@@ -178,18 +178,28 @@ class Budget(Objective):
     def use_table_(self, latency: LatencyTable) -> None:
         """Take the latencies of the network that is pruned, and keep them in the checkpoint."""
         self.latency, self.table = latency, latency.plain()
-        self.register_buffer("measured", latency.values())
+        self.register_buffer("measured", latency.values().view(torch.int64))  # bits, that no cast nor device changes
         self.register_buffer("environment", latency.digest())
 
     def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:
         own = None if self.latency is None else self.environment.clone()
+        state, prefix = arguments[0], arguments[1]
+        if f"{prefix}measured" in state and state[f"{prefix}measured"].is_floating_point():  # as it was saved before
+            state[f"{prefix}measured"] = state[f"{prefix}measured"].double().view(torch.int64)
         super()._load_from_state_dict(*arguments, **options)
         if self.latency is not None and own is not None:
             is_foreign = not torch.equal(own, self.environment)
-            self.latency = self.latency.with_values(self.measured, environment={} if is_foreign else None)
+            self.latency = self.latency.with_values(
+                self.measured.cpu().view(torch.float64), environment={} if is_foreign else None
+            )
             self.table = self.latency.plain()
             if is_foreign:
                 log.warning("the latencies of the checkpoint, with which the run goes on, are from another environment")
+
+    def start_afresh_(self) -> None:
+        """Back to a price of 0, and to the dense cost as target."""
+        self.price.zero_()
+        self.target.fill_(1)
 
     def limits(self, dense: Cost) -> dict[str, float]:
         """Attribute of `Cost` → its budget."""

@@ -80,7 +80,8 @@ def compare(
             worst = max(worst, _difference(a, b))
             finite = a[a.isfinite()]
             scale = max(scale, finite.abs().max().item()) if len(finite) and numbers else scale
-    loosest = max(TOLERANCES.get(dtype, HALF_PRECISION_TOLERANCE) for dtype in dtypes if dtype.is_floating_point)
+    floating = [dtype for dtype in dtypes if dtype.is_floating_point] or [torch.float32]
+    loosest = max(TOLERANCES.get(dtype, HALF_PRECISION_TOLERANCE) for dtype in floating)
     return worst, (loosest if tolerance is None else tolerance) * scale
 
 
@@ -134,8 +135,8 @@ def why_it_varies(network: nn.Module, inputs: tuple[Any, ...], allowed: float) -
     if not drawn <= allowed:
         return (
             f"the network draws random numbers in evaluation mode, by which it differs from itself by {drawn:.3g}; "
-            "both networks start from the same ones, but where their number follows the widths they are others: switch that "
-            "off in evaluation mode, or put the layer that it follows in `fixed`"
+            "both networks start from the same ones, but where their number follows the widths they are others: switch "
+            "that off in evaluation mode, or put the layer that it follows in `fixed`"
         )
     return None
 
@@ -195,13 +196,12 @@ def _difference(a: Tensor, b: Tensor) -> float:
     is_special = ~(a.isfinite() & b.isfinite())
     if not bool((a == b)[is_special].all()):
         return float("inf")
-    ordinary = _wide(a[~is_special]) - _wide(b[~is_special])
-    return ordinary.abs().max().item() if ordinary.numel() else 0.0
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    """In float64 on the CPU: not every device has that, and what is compared is copied once."""
-    return tensor.cpu().double()
+    if not a.is_floating_point() and not a.is_complex():
+        a, b = a.long(), b.long()
+    elif a.dtype.itemsize < 4:  # half precision; not wider than the network is, since not every device has float64
+        a, b = a.float(), b.float()
+    ordinary = a[~is_special] - b[~is_special]
+    return float(ordinary.abs().max().item()) if ordinary.numel() else 0.0
 
 
 def _pairs(a: Any, b: Any) -> Iterator[tuple[Tensor, Tensor]]:

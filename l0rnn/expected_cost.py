@@ -8,6 +8,8 @@ which enters where a weight has the same axis on both sides.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -38,10 +40,11 @@ class ExpectedCost:
         self.blueprint = blueprint
         self._places = {axis: place for place, axis in enumerate(axes)}
         count = len(axes)
-        self._constant = torch.zeros(len(KINDS), dtype=torch.float64)
-        self._linear = torch.zeros(len(KINDS), count, dtype=torch.float64)
-        self._spread = torch.zeros(len(KINDS), count, dtype=torch.float64)
-        self._quadratic = torch.zeros(len(KINDS), count, count, dtype=torch.float64)
+        exact: dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}  # not every device has float64
+        self._constant = torch.zeros(len(KINDS), **exact)
+        self._linear = torch.zeros(len(KINDS), count, **exact)
+        self._spread = torch.zeros(len(KINDS), count, **exact)
+        self._quadratic = torch.zeros(len(KINDS), count, count, **exact)
         self._constant[0] = blueprint.other_parameters
         for weight in blueprint.weights:
             is_embedding = weight.pattern == "word unit"

@@ -196,7 +196,7 @@ def units_to_keep(blueprint: Blueprint, gates: Mapping[str, Tensor], *, multiple
 
 def everything(blueprint: Blueprint) -> dict[str, Tensor]:
     """Every unit of every axis, bool `(unit,)`."""
-    return {name: torch.ones(axis.size, dtype=torch.bool) for name, axis in blueprint.axes.items()}
+    return {name: torch.ones(axis.size, dtype=torch.bool, device="cpu") for name, axis in blueprint.axes.items()}
 
 
 def _widened(keep: Tensor, wanted: int) -> Tensor:

@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from l0rnn.transforms import needs_plain_operations
+
 WIDE = 300  # units below which rounding need not pay (recipes/penn_treebank/rounding_time.py)
 GATES = 4  # input, forget, cell, output
 
@@ -45,6 +47,7 @@ def may_round(data: Tensor) -> bool:
     """
     return (
         torch.is_grad_enabled()
+        and not needs_plain_operations()
         and data.device.type == "cpu"
         and data.dtype == torch.float32
         and torch.get_float32_matmul_precision() == "medium"

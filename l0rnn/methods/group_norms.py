@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from l0rnn.axes import Blueprint, Weight
+from l0rnn.transforms import needs_plain_operations
 
 
 def unit_square_sums(
@@ -240,6 +241,9 @@ class _SquareSums(torch.autograd.Function):
 
 
 def _square_sums(matrix: Tensor, kept: Sequence[int]) -> tuple[Tensor, ...]:
+    if needs_plain_operations():
+        wide = matrix.float() if matrix.dtype in (torch.float16, torch.bfloat16) else matrix
+        return tuple(wide.square().sum(1 - dimension) for dimension in kept)
     return _SquareSums.apply(matrix, *kept)  # type: ignore[return-value]
 
 
