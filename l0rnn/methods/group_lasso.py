@@ -125,6 +125,11 @@ class GroupLasso(UnitMethod):
         roots = [sizes.get(axis, 1) ** 0.5 * (values + EPSILON).sqrt().sum() for axis, values in sums.items()]
         return price * torch.stack(roots).sum()
 
+    def start_afresh_(self) -> None:
+        """Open all units that are there."""
+        super().start_afresh_()
+        self.open_all_()
+
     def after_step(self, step: int) -> None:
         """Set small weights to 0, close units that have none left, and fix all units when it is time."""
         super().after_step(step)

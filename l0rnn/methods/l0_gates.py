@@ -101,12 +101,26 @@ class L0Gates(UnitMethod):
             gated = axes_to_gate(network, draw_blueprint(network, wiring), self.units)
             self._table = find_table(network, wiring, size, gated=gated, given=self.objective.table)
         self.gate_(network, wiring, open_probability=self.open_probability, distribution=self.distribution)
-        with torch.no_grad():
-            for gates in self._gates.values():
-                gates.log_alpha.add_(torch.randn_like(gates.log_alpha), alpha=self.spread)
+        self._spread_()
+        self.objective.start_afresh_()  # it may have priced another network before
         if self._table is not None:
             self.objective.use_table_(self._table)
             self._table = None
+
+    @torch.no_grad()
+    def _spread_(self) -> None:
+        for gates in self._gates.values():
+            gates.log_alpha.add_(torch.randn_like(gates.log_alpha), alpha=self.spread)
+
+    def start_afresh_(self) -> None:
+        """Let the gates learn from their start again, unless they are there, and the price too."""
+        has_learnt = int(self.steps) > 0
+        super().start_afresh_()
+        self.objective.start_afresh_()
+        if has_learnt:
+            for gates in self._gates.values():
+                gates.thaw_(self.open_probability)
+            self._spread_()
 
     def penalty(self) -> Tensor:
         """The objective's price of the expected cost; nothing once the gates are frozen."""

@@ -146,6 +146,11 @@ class GradualMagnitude(MaskMethod):
                 )
         return q
 
+    def start_afresh_(self) -> None:
+        """Let all weights be; those that are 0 start from there."""
+        super().start_afresh_()
+        self.unmask_()
+
     def update_masks_(self) -> None:
         """Prune what is due after the current step."""
         if not self._total or self.has_chosen:

@@ -28,7 +28,8 @@ class MaskMethod(Method):
     def __init__(self, *, embedding: bool = False) -> None:
         super().__init__()
         self.embedding = embedding
-        self._targets: dict[str, tuple[Weight, nn.Parameter]] = {}
+        self._targets: dict[str, Weight] = {}
+        self._network: tuple[nn.Module, ...] = ()  # in a tuple: torch would register the network a second time
 
     def attach(self, network: nn.Module, wiring: Wiring) -> None:
         """Find the matrices to prune and give each a mask of ones."""
@@ -41,7 +42,8 @@ class MaskMethod(Method):
         if not targets:
             raise ValueError("`network` must have a matrix that the wiring describes, found none to prune")
         self.check(network, targets)
-        self.blueprint, self._targets = blueprint, targets
+        self.blueprint, self._targets = blueprint, {name: weight for name, (weight, _) in targets.items()}
+        self._network = (network,)
         for name, (_, parameter) in targets.items():
             self.register_buffer(_buffer(name), torch.ones_like(parameter, dtype=torch.bool))
 
@@ -49,8 +51,8 @@ class MaskMethod(Method):
         """Raise ValueError if these matrices, by name, cannot be pruned as asked; called before anything is changed."""
 
     def targets(self) -> dict[str, nn.Parameter]:
-        """The parameters that are pruned, by name."""
-        return {name: parameter for name, (_, parameter) in self._targets.items()}
+        """The parameters that are pruned, by name: those the network has now, since others may take their place."""
+        return {name: self._network[0].get_parameter(name) for name in self._targets}
 
     def masks(self) -> dict[str, Tensor]:
         """Parameter name → which of its entries are kept, bool, in its shape."""
@@ -76,8 +78,15 @@ class MaskMethod(Method):
     @torch.no_grad()
     def apply_masks_(self) -> None:
         """Set the pruned weights to 0."""
+        targets = self.targets()
         for name, mask in self.masks().items():
-            self.targets()[name].mul_(mask)
+            targets[name].mul_(mask)
+
+    def unmask_(self) -> None:
+        """Let all weights be, and choose again; for `start_afresh_`."""
+        self.forget_choice_()
+        for mask in self.masks().values():
+            mask.fill_(True)
 
     def kept_fraction(self) -> float:
         """Fraction of the weights under a mask that are kept."""
@@ -87,7 +96,7 @@ class MaskMethod(Method):
     def figures(self) -> dict[str, float]:
         """Density, parameters that are not 0, and the density of every matrix."""
         kept = masked_cost(self.blueprint, self.masks())
-        whole = sum(mask.numel() for name, mask in self.masks().items() if self._targets[name][0].reads is not None)
+        whole = sum(mask.numel() for name, mask in self.masks().items() if self._targets[name].reads is not None)
         figures = {"density": kept.multiply_adds / whole, "parameters": float(kept.parameters)}
         return figures | {f"density/{name}": float(mask.float().mean()) for name, mask in self.masks().items()}
 

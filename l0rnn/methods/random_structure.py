@@ -81,7 +81,8 @@ class RandomStructure(MaskMethod):
             ModuleNotFoundError: if networkx is not installed.
         """
         super().attach(network, wiring)
-        for name, (weight, parameter) in self._targets.items():
+        for name, parameter in self.targets().items():
+            weight = self._targets[name]
             generator = np.random.default_rng([self.seed, zlib.crc32(name.encode())])
             rows, columns = _units(weight, parameter)
             if weight.reads == "previous" and weight.axes["previous"] == weight.axes.get("unit"):

@@ -82,6 +82,11 @@ class StructuredMagnitude(UnitMethod):
         self.gate_(network, wiring)
         self._network = (network,)  # in a tuple: torch would register the network a second time
 
+    def start_afresh_(self) -> None:
+        """Open all units that are there."""
+        super().start_afresh_()
+        self.open_all_()
+
     def after_step(self, step: int) -> None:
         """Close the units that are due."""
         super().after_step(step)

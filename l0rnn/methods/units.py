@@ -55,7 +55,9 @@ class UnitMethod(Method):
         """Check what was asked, then gate the network in place; with ``open_probability`` 1 no gate is trained."""
         blueprint = draw_blueprint(network, wiring)
         dense = self.cost_of(blueprint)
-        closed = {axis: torch.zeros(size) for axis, size in axes_to_gate(network, blueprint, self.units).items()}
+        closed = {
+            axis: torch.zeros(size, device="cpu") for axis, size in axes_to_gate(network, blueprint, self.units).items()
+        }
         self.check(self.cost_of(blueprint, units_to_keep(blueprint, closed)), dense)
         self._gates = gate_network_(
             network, blueprint, units=self.units, open_probability=open_probability, distribution=distribution
@@ -68,6 +70,11 @@ class UnitMethod(Method):
         """Fix all gates: open for the units to keep, bool `(unit,)` per axis, closed for the others."""
         for axis, units in keep.items():
             self._gates[axis].freeze_(units)
+
+    def open_all_(self) -> None:
+        """Fix all gates open, and choose again; for `start_afresh_` where gates are not trained."""
+        self.forget_choice_()
+        self.close_({axis: torch.ones_like(units) for axis, units in self.open_units().items()})
 
     def close_within_(self, scores: Mapping[str, Tensor], density: float) -> None:
         """Close the open units with the smallest scores, until the multiply-adds are within a density.
