@@ -119,11 +119,13 @@ class L0GatedLSTM(PrunableModule):
         )
 
         def make_optimizer(parameters: list[nn.Parameter]) -> Optimizer:
-            kind = {"sgd": SGD, "adam": Adam}[optimizer]
-            return kind(parameters, lr=learning_rate, weight_decay=weight_decay)
+            told = self.hparams  # which Lightning's learning rate finder changes
+            kind = {"sgd": SGD, "adam": Adam}[told["optimizer"]]
+            return kind(parameters, lr=told["learning_rate"], weight_decay=told["weight_decay"])
 
         def make_scheduler(joint: Optimizer) -> LambdaLR:
-            return LambdaLR(joint, lambda epoch: decay ** max(0, epoch + 1 - flat_epochs))
+            told = self.hparams
+            return LambdaLR(joint, lambda epoch: told["decay"] ** max(0, epoch + 1 - told["flat_epochs"]))
 
         super().__init__(
             network,

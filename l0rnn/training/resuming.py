@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,40 @@ def set_random_state(state: Mapping[str, Any]) -> None:
     torch.set_rng_state(state["cpu"].cpu())
     if "cuda" in state and torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all([part.cpu() for part in state["cuda"]])
+
+
+def state_to_save(state: Any) -> Any:
+    """A carried state as a checkpoint can hold it: tensors in plain tuples, lists and dicts; None for one of a class.
+
+    A class of its user's would be pickled by its name, and the checkpoint load nowhere else, or by unpickling alone.
+
+    Example:
+        >>> state_to_save((torch.zeros(1), None))
+        (tensor([0.]), None)
+    """
+    if is_plain(state):
+        return state
+    warnings.warn(
+        f"the carried state, a {type(state).__name__}, is not made of plain tuples, lists and dicts of tensors, which "
+        "is all that a checkpoint holds: a training that goes on in the middle of an epoch starts there from zeros; "
+        "return the state as a tuple to go on exactly",
+        stacklevel=2,
+    )
+    return None
+
+
+def is_plain(nested: Any) -> bool:
+    """Whether something is made of tensors, numbers and texts in plain tuples, lists and dicts alone.
+
+    Example:
+        >>> is_plain([{"h": (torch.zeros(1), None)}]), is_plain(object())
+        (True, False)
+    """
+    if type(nested) is dict:
+        return all(is_plain(part) for pair in nested.items() for part in pair)
+    if type(nested) in (tuple, list):
+        return all(is_plain(part) for part in nested)
+    return isinstance(nested, (Tensor, bool, int, float, str, type(None)))
 
 
 def check_same_network(own: Mapping[str, torch.Size], theirs: Mapping[str, Tensor]) -> None:

@@ -101,7 +101,11 @@ class ShrunkenLanguageModel(PrunableModule):
             loss = DistilledLoss([load_dense(path) for path in paths], teacher_weight, noise)
 
         def make_scheduler(optimizer: Optimizer) -> LambdaLR:
-            return LambdaLR(optimizer, lambda epoch: decay ** max(0, epoch + 1 - flat_epochs))
+            told = self.hparams  # which Lightning's learning rate finder changes
+            return LambdaLR(optimizer, lambda epoch: told["decay"] ** max(0, epoch + 1 - told["flat_epochs"]))
+
+        def make_optimizer(parameters: list[nn.Parameter]) -> Optimizer:
+            return SGD(parameters, lr=self.hparams["learning_rate"], weight_decay=self.hparams["weight_decay"])
 
         words = small.embedding.num_embeddings
         super().__init__(
@@ -109,7 +113,7 @@ class ShrunkenLanguageModel(PrunableModule):
             small.wiring,
             loss,
             Dense(),
-            optimizer=lambda parameters: SGD(parameters, lr=learning_rate, weight_decay=weight_decay),
+            optimizer=make_optimizer,
             scheduler=make_scheduler,
             carries_state=True,
             example_inputs=torch.arange(10).remainder(words).reshape(5, 2),
