@@ -18,7 +18,7 @@ from l0rnn.export.describe import DTYPES, describe_layers, layer_widths, vocabul
 from l0rnn.export.rebuild import check_names_and_shapes, empty_layers
 from l0rnn.export.vocabulary import checked_vocabulary, read_vocabulary, write_vocabulary
 from l0rnn.extras import require
-from l0rnn.foreign_text import shown
+from l0rnn.foreign_text import printable, shown
 from l0rnn.language_model import LanguageModel
 
 # the names that the header of a safetensors file has for dtypes
@@ -111,7 +111,7 @@ def load_dense(directory: str | Path, network: nn.Module | None = None) -> nn.Mo
             loaded = _with_layers(_template(config, network), layers, config)
             weights = {name: file.get_tensor(name).clone() for name in shapes}
     except errors as error:
-        raise ValueError(f"{WEIGHTS} is not a whole safetensors file: {str(error)[:200]}") from error
+        raise ValueError(f"{WEIGHTS} is not a whole safetensors file: {printable(error)}") from error
     infinite = next((name for name, weight in weights.items() if not bool(weight.isfinite().all())), None)
     if infinite is not None:
         raise ValueError(

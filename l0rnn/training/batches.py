@@ -127,8 +127,8 @@ def smaller_batch(before: Any, now: Any) -> str | None:
         now: that of this one.
 
     Example:
-        >>> smaller_batch((6, 4), (6, 3))[:66]
-        'the carried state is of 4 sequences and the batch of 3, given input'
+        >>> smaller_batch((6, 4), (6, 3))[:55]
+        'the carried state is of 4 sequences and the batch of 3,'
     """
     if not before or not now or len(before) != len(now) or before == now:
         return None

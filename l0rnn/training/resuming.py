@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from l0rnn.foreign_text import printable
 from l0rnn.training.checkpoint_file import read_header
 
 
@@ -75,10 +76,10 @@ def check_same_network(own: Mapping[str, torch.Size], theirs: Mapping[str, Tenso
     Example:
         >>> check_same_network({"weight": torch.Size([2])}, {"weight": torch.zeros(2)})
     """
-    wrong = [f"{name} is missing" for name in own.keys() - theirs.keys()]
-    wrong += [f"{name} is unknown" for name in theirs.keys() - own.keys()]
+    wrong = [f"{printable(name)} is missing" for name in own.keys() - theirs.keys()]
+    wrong += [f"{printable(name)} is unknown" for name in theirs.keys() - own.keys()]
     wrong += [
-        f"{name} has shape {tuple(theirs[name].shape)} instead of {tuple(own[name])}"
+        f"{printable(name)} has shape {tuple(theirs[name].shape)} instead of {tuple(own[name])}"
         for name in own.keys() & theirs.keys()
         if own[name] != theirs[name].shape
     ]
