@@ -106,8 +106,8 @@ class TorchStreamer(Streamer):
             )
         if not isinstance(example_input, Tensor):
             raise ValueError(
-                f"`example_input` must be one tensor, got a {type(example_input).__name__}: an export has one input, and "
-                "a state; for a network with more, wrap it in a module that joins them"
+                f"`example_input` must be one tensor, got a {type(example_input).__name__}: an export has one input, "
+                "and a state; for a network with more, wrap it in a module that joins them"
             )
         if example_input.dim() < 2 or not example_input.numel():
             raise ValueError(
