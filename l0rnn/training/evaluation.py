@@ -113,7 +113,11 @@ class EvaluatedModule(LightningModule):
         self._evaluation = Evaluation()
         self._evaluation_state: Any = None
 
-    def _loss(self, batch: Any, state: Any) -> tuple[Tensor, Any, Any]:
+    def _loss(self, batch: Any, state: Any) -> tuple[Tensor, Any]:
+        """Mean loss, and state to go on with."""
+        return self._counted_loss(batch, state)[:2]
+
+    def _counted_loss(self, batch: Any, state: Any) -> tuple[Tensor, Any, Any]:
         """Mean loss, state to go on with, and number of targets where `loss` tells it."""
         if not self.carries_state:
             return loss_parts(self.loss(self.network, batch), carries_state=False)
@@ -137,7 +141,7 @@ class EvaluatedModule(LightningModule):
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Loss of a batch, weighted by its number of targets: that of `loss`, its second tensor, or else its size."""
         state = None if self._evaluation.starts(dataloader_idx) else self._evaluation_state
-        loss, self._evaluation_state, count = self._loss(batch, state)
+        loss, self._evaluation_state, count = self._counted_loss(batch, state)
         self._evaluation.add(dataloader_idx, loss, number_of_targets(batch) if count is None else count)
 
     test_step = validation_step

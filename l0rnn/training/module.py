@@ -186,7 +186,7 @@ class PrunableModule(EvaluatedModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Loss of a batch plus the method's penalty."""
-        loss, self._carried = self._loss(batch, self._carried)[:2]
+        loss, self._carried = self._loss(batch, self._carried)
         if not torch.isfinite(loss):
             raise FloatingPointError(
                 f"the loss became {loss.item()} at step {self.global_step} (epoch {self.current_epoch}, batch "
