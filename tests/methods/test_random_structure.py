@@ -31,7 +31,7 @@ def unit_masks(method: RandomStructure) -> dict[str, Tensor]:
     """The mask of each matrix without its gates, once it is known that all gates have the same."""
     masks = {}
     for name, mask in method.masks().items():
-        gates = method._targets[name][0].gates
+        gates = method._targets[name].gates
         parts = mask.reshape(gates, mask.shape[0] // gates, mask.shape[1])
         assert (parts == parts[0]).all()
         masks[name] = parts[0]
