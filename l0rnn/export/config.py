@@ -13,7 +13,8 @@ from torch import nn
 
 from l0rnn.export.describe import describe_layers, layer_widths, own_numbers, tied_parameters
 from l0rnn.export.directory import CONFIG
-from l0rnn.export.untrusted_json import read_json, shown
+from l0rnn.export.untrusted_json import read_json
+from l0rnn.foreign_text import shown
 from l0rnn.version import __version__
 
 FORMAT = 1

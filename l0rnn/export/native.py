@@ -25,9 +25,9 @@ from l0rnn.export.describe import (
 )
 from l0rnn.export.directory import CONFIG, WEIGHTS, written_aside
 from l0rnn.export.rebuild import check_names_and_shapes, empty_layers
-from l0rnn.export.untrusted_json import shown
 from l0rnn.export.vocabulary import checked_vocabulary, read_vocabulary, write_vocabulary
 from l0rnn.extras import require
+from l0rnn.foreign_text import printable, shown
 from l0rnn.language.language_model import LanguageModel
 from l0rnn.recurrent.names import RECURRENT
 from l0rnn.recurrent.ragged_rnn import RaggedRNN
@@ -126,7 +126,13 @@ def load_dense(directory: str | Path, network: nn.Module | None = None) -> nn.Mo
             loaded = _with_layers(template, layers, config)
             weights = {name: file.get_tensor(name).clone() for name in shapes}
     except errors as error:
-        raise ValueError(f"{WEIGHTS} is not a whole safetensors file: {str(error)[:200]}") from error
+        raise ValueError(f"{WEIGHTS} is not a whole safetensors file: {printable(error)}") from error
+    infinite = next((name for name, weight in weights.items() if not bool(weight.isfinite().all())), None)
+    if infinite is not None:
+        raise ValueError(
+            f"{WEIGHTS} holds {shown(infinite)} with NaN or infinite values, which no network gives an answer with; "
+            "the training had diverged, so shrink and save an earlier checkpoint"
+        )
     lengths = {name: weight_lengths(module) for name, module in _template(config, network).named_modules()}
     _fill_(loaded, layers, weights, config.tied, others)
     if config.widths != layer_widths(loaded):

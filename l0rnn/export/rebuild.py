@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from l0rnn.export.config import Config
 from l0rnn.export.describe import ARGUMENTS, BUFFER_DTYPES, DTYPES, LAYERS
 from l0rnn.export.directory import CONFIG, WEIGHTS
-from l0rnn.export.untrusted_json import shown
+from l0rnn.foreign_text import printable, shown
 from l0rnn.recurrent.ragged_rnn import CLASSES
 
 _NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
@@ -129,7 +129,7 @@ def _empty_layer(name: str, settings: dict[str, Any], most: int) -> nn.Module:
             warnings.filterwarnings("ignore", message="dropout option adds dropout")
             return layer(**settings, **options)
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
-        raise ValueError(f"{CONFIG} describes no {kind} for {name!r}: {str(error)[:200]}") from error
+        raise ValueError(f"{CONFIG} describes no {kind} for {name!r}: {printable(error)}") from error
 
 
 def check_names_and_shapes(

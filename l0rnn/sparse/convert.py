@@ -265,7 +265,7 @@ def _difference(network: nn.Module, sparse: nn.Module, example_inputs: Any, tole
             f"`network` does not run with sparse layers in the place of its own: {error}; its forward must call them "
             "on tensors, and not read their weights"
         ) from error
-    if difference > allowed:
+    if not difference <= allowed:
         raise ValueError(
             f"the sparse network differs from the dense one by {difference:.3g}, more than {allowed:.3g}; a hook on a "
             "layer is the usual cause: call what it does in the network's forward, or raise `tolerance`"
