@@ -16,7 +16,7 @@ from l0rnn.recurrent.nested import moved_to
 from l0rnn.surgery.build import build
 from l0rnn.surgery.kept import uniform, units_to_keep
 from l0rnn.surgery.loss import Loss, compare_losses
-from l0rnn.surgery.proof import NotComparableError, Widths, compare
+from l0rnn.surgery.proof import NotComparableError, Widths, check_finite, compare, self_difference
 from l0rnn.surgery.sizes import follow_, guesses, numbers_to_follow
 from l0rnn.tracing.trace import trace
 from l0rnn.tracing.units import Units
@@ -180,8 +180,9 @@ def operate(
         example_inputs = moved_to(example_inputs, device)
     if example_inputs is None:
         raise ValueError("`example_inputs` must be given: the shrunken network is run against the original on them")
-    _check_finite(network)
     units = trace(network, example_inputs) if units is None else units
+    cut = {name for weight in units.weights.values() if weight.is_matrix or weight.has_units for name in weight.aliases}
+    check_finite(network, cut)
     values = _gate_values(network, units, gates)
     keep = units_to_keep(units, values, multiple_of=multiple_of)
     if uniform_stacks:
@@ -219,7 +220,13 @@ def build_and_prove(
                 continue
             if difference <= allowed:
                 return small, difference, tuple(followed)
-            why = why or f"the shrunken network differs from the original by {difference:.3g}, more than {allowed:.3g}"
+            found = f"the shrunken network differs from the original by {difference:.3g}, more than {allowed:.3g}"
+            if not why and not self_difference(reference, example_inputs, other_numbers=True) <= allowed:
+                found += (
+                    "; it draws random numbers in evaluation mode, and though both networks start from the same ones, "
+                    "where their number follows the widths they are others"
+                )
+            why = why or found
         faults = axes_at_fault(network, units, gates, keep, example_inputs, tolerance)
     raise NotEqualError(why, faults)
 
@@ -319,13 +326,4 @@ def _check_normalised(units: Units, filled_up: Tensor) -> None:
             raise ValueError(
                 f"`uniform_stacks` would fill up {axes} with closed units, which {name!r} would count in its mean; "
                 "leave it out"
-            )
-
-
-def _check_finite(network: nn.Module) -> None:
-    for name, parameter in network.named_parameters():
-        if not bool(torch.isfinite(parameter).all()):
-            raise ValueError(
-                f"`network` must have finite weights, but {name!r} holds NaN or infinity; go back to a checkpoint from "
-                "before the training diverged"
             )

@@ -26,7 +26,7 @@ def set_sizes_(network: nn.Module, units: Units, keep: Tensor) -> None:
         keep: which of them are kept, bool `(unit,)`.
     """
     for name, module in network.named_modules():
-        _set_sizes_of_(module)
+        set_module_sizes_(module)
         if name in units.normalised and isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
             module.normalized_shape = (width(units.normalised[name], keep),)
     for module in network.modules():
@@ -34,7 +34,8 @@ def set_sizes_(network: nn.Module, units: Units, keep: Tensor) -> None:
             _set_ragged_sizes_(module)
 
 
-def _set_sizes_of_(module: Any) -> None:
+def set_module_sizes_(module: Any) -> None:
+    """Let a module of torch know the sizes of the weights that it holds now."""
     own: Mapping[str, Tensor | None] = {**module._parameters, **module._buffers}
     weight = own.get("weight")
     if weight is None and hasattr(module, "parametrizations") and "weight" in module.parametrizations:
@@ -42,7 +43,7 @@ def _set_sizes_of_(module: Any) -> None:
     if isinstance(module, nn.Linear) and weight is not None:
         module.out_features, module.in_features = weight.shape
     elif isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and weight is not None:
-        module.embedding_dim = weight.size(1)
+        module.num_embeddings, module.embedding_dim = weight.shape
     elif isinstance(module, _ConvNd) and weight is not None:
         is_depthwise = module.groups == module.in_channels > 1
         outer, inner = (1, 0) if isinstance(module, _ConvTransposeNd) else (0, 1)
@@ -116,8 +117,8 @@ class Number:
 def numbers_to_follow(network: nn.Module, units: Units, keep: Tensor) -> list[Number]:
     """Numbers of a user's modules that may be widths, with the widths they may become.
 
-    A number may be any width, before the cut, of the weights or axes of its module and of those within. What it becomes is a
-    guess: the proof says whether it was right.
+    What the trace has seen used as a width becomes that width. Any other number may be any width, before the cut, of the
+    weights or axes of its module and of those within. What it becomes is a guess: the proof says whether it was right.
     """
     found = []
     for name, module in network.named_modules():
@@ -136,7 +137,9 @@ def numbers_to_follow(network: nn.Module, units: Units, keep: Tensor) -> list[Nu
             is_many = isinstance(value, (tuple, list)) and all(type(part) is int for part in value)
             parts: Any = value if is_many else [value]
             for place, part in enumerate(parts):
-                new = [length for length in lengths.get(part, []) if length != part] if type(part) is int else []
+                counted = None if is_many else units.numbers.get((name, attribute))
+                known = lengths.get(part, []) if counted is None else [width(counted, keep)]
+                new = [length for length in known if length != part] if type(part) is int else []
                 if new:
                     found.append(Number(name, attribute, place if is_many else None, part, tuple(dict.fromkeys(new))))
     return found

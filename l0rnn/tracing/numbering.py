@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from l0rnn.tracing.rules.atoms import OUTSIDE, Atoms
+from l0rnn.tracing.rules.atoms import OUTSIDE, Atoms, compact
 from l0rnn.tracing.rules.run import Run
 from l0rnn.tracing.units import STAYS, Axis, Product, Units, Weight
 
@@ -80,6 +80,7 @@ def units_of(run: Run, parameters: set[str], norms: set[str]) -> Units:
         units.normalised[normalisation.module] = _numbers(unit_of, normalisation.labels)
     for rows, columns in run.projections:
         units.projections.append((_numbers(unit_of, rows), _numbers(unit_of, columns)))
+    units.numbers = {key: _numbers(unit_of, labels) for key, labels in run.numbers.items()}
     units.input_states = {number: _numbers(unit_of, labels) for number, labels in run.input_states.items()}
     for labels in run.outputs:
         numbers = _numbers(unit_of, labels)
@@ -108,7 +109,7 @@ def _classes(atoms: Atoms, labels: list[Tensor]) -> set[int]:
 
 def _numbers(unit_of: np.ndarray, labels: Tensor) -> Tensor:
     """Labels as numbers of units."""
-    return torch.from_numpy(unit_of[labels.clamp(min=0).numpy()])
+    return torch.from_numpy(unit_of[compact(labels).clamp(min=0).numpy()]).expand(labels.shape)
 
 
 def _fill_weights(units: Units, run: Run, unit_of: np.ndarray, parameters: set[str], prescaled: np.ndarray) -> None:

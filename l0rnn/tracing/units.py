@@ -118,6 +118,7 @@ class Units:
         outputs: unit of each element of every output tensor that follows the widths, or None.
         unknown: operations without a rule → the module that ran them.
         fixed: layers and axes that the user wants whole.
+        numbers: module of the user's, and the name of an integer of its → the units that it counts, `(index,)`.
     """
 
     axes: dict[str, Axis] = field(default_factory=dict)
@@ -130,6 +131,7 @@ class Units:
     outputs: list[Tensor | None] = field(default_factory=list)
     unknown: dict[str, str] = field(default_factory=dict)
     fixed: tuple[str, ...] = ()
+    numbers: dict[tuple[str, str], Tensor] = field(default_factory=dict)
 
     @property
     def count(self) -> int:
@@ -183,6 +185,7 @@ class Units:
             [None if units is None else renumbered(units) for units in self.outputs],
             dict(self.unknown),
             self.fixed,
+            {key: renumbered(units) for key, units in self.numbers.items()},
         )
 
     def kept(self, keep: Tensor) -> Units:
@@ -223,6 +226,7 @@ class Units:
             projections=[(fewer(rows), fewer(cells)) for rows, cells in self.projections],
             input_states={tensor: fewer(numbers) for tensor, numbers in self.input_states.items()},
             outputs=[None if numbers is None else fewer(numbers) for numbers in self.outputs],
+            numbers={key: fewer(numbers) for key, numbers in self.numbers.items()},
         )
 
     def axes_of(self, units: Tensor) -> list[str]:
@@ -262,14 +266,17 @@ def cut_elements(tensor: Tensor, units: Tensor, keep: Tensor) -> Any:
 
     Args:
         tensor: such as a recurrent state `(layer, batch, unit)`.
-        units: the unit of each of its elements, in its shape.
+        units: the unit of each of its elements, in its shape, or in that of a state of another batch.
         keep: which units are kept, bool `(unit,)`.
 
     Returns:
         A tensor with a smaller last dimension; or, where its rows keep different numbers of units, a tuple of them, as
         `RaggedRNN` takes and returns states.
     """
-    units = units.reshape(tensor.shape)
+    for dimension in range(min(units.dim(), tensor.dim()) - 1):
+        if units.size(dimension) != tensor.size(dimension):  # of a batch, all of which is alike
+            units = units.narrow(dimension, 0, 1)
+    units = units.expand(tensor.shape)
     kept = ((units == STAYS) | keep[units.clamp(min=0)]).to(tensor.device)
     if tensor.dim() < 2:
         return tensor[kept]

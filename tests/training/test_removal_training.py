@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from l0rnn.blueprint import draw_blueprint
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 
 from l0rnn import Budget, Dense, L0GatedGRU, L0GatedLSTM, L0Gates, Method, Penalty, PrunableModule, shrink
-from l0rnn.blueprint import draw_blueprint
 from l0rnn.cost.cost import cost
 from l0rnn.gates import Gates
 from l0rnn.methods import GradualMagnitude, GroupLasso, RandomUnits, StructuredMagnitude

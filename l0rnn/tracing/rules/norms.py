@@ -6,7 +6,8 @@ from torch import Tensor
 
 from l0rnn.tracing.rules.atoms import differs, line
 from l0rnn.tracing.rules.elementwise import unite_side
-from l0rnn.tracing.rules.run import Call, Normalisation
+from l0rnn.tracing.rules.run import Call
+from l0rnn.tracing.rules.shadows import Normalisation
 
 
 def by_channel(call: Call) -> None:

@@ -144,6 +144,7 @@ def _take_state(call: Call, state: Tensor, number: int | None, units: Tensor) ->
         labels = call.tracer.run.input_states.setdefault(shadow.source, whole)
         labels[places.reshape(-1)] = units.expand(places.shape).reshape(-1)
         return
+    call.meet(state, units.expand(*state.shape[:-1], -1))
     call.atoms.unite(row(call.labels(state)), units, f"{call.why} starts from a state that has to stay")
 
 
