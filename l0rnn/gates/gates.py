@@ -57,14 +57,18 @@ class Gates(nn.Module):
             raise ValueError(f"`open_probability` must be in [0, 1], got {open_probability}")
         self.units = units
         self.distribution = distribution or HardConcrete()
-        start = self.distribution.log_alpha(torch.tensor(float(open_probability), dtype=torch.float64))
-        self.log_alpha = nn.Parameter(torch.full((units,), start.item(), device=device, dtype=dtype))
+        start = self._start(open_probability)
+        self.log_alpha = nn.Parameter(torch.full((units,), start, device=device, dtype=dtype))
         self.register_buffer("frozen", torch.tensor(False, device=device))
         self.register_buffer("fixed", torch.zeros(units, device=device, dtype=dtype))
         self._is_frozen = False  # the buffer's value on the host, so that a forward pass never waits for the device
         self._value: Tensor | None = None
         self._drawn_in_training = False
         self.draws = 0  # which draw `value` is; what is computed from one draw is good for that draw alone
+
+    def _start(self, open_probability: float) -> float:
+        """The ``log_alpha`` of a P(gate ≠ 0), as a number, on the CPU whatever device torch makes tensors on."""
+        return self.distribution.log_alpha(torch.tensor(open_probability, dtype=torch.float64, device="cpu")).item()
 
     def draw(self) -> Tensor:
         """Draw the gates of one forward pass, keep them as `value`, and return them: `(unit,)`."""
@@ -90,10 +94,6 @@ class Gates(nn.Module):
         if not value.requires_grad and torch.is_grad_enabled() and not self._is_frozen and self.log_alpha.requires_grad:
             return self.draw()
         return value
-
-    def forward(self, *inputs: Any) -> Any:
-        """Nothing: what comes in. An nn.Sequential that holds its gates passes its data through them too."""
-        return inputs[0] if len(inputs) == 1 else inputs
 
     def forget(self) -> None:
         """Let go of the gates last drawn, so that the next to read `value` draws afresh."""
@@ -133,6 +133,16 @@ class Gates(nn.Module):
         self._is_frozen = True
         self.log_alpha.requires_grad_(False)
         self.log_alpha.grad = None  # a gradient of zeros would let an optimiser's momentum go on
+        self._value = None
+
+    @torch.no_grad()
+    def thaw_(self, open_probability: float) -> None:
+        """Let the gates learn again, from a P(gate ≠ 0)."""
+        self.log_alpha.fill_(self._start(open_probability))
+        self.fixed.zero_()
+        self.frozen.fill_(False)
+        self._is_frozen = False
+        self.log_alpha.requires_grad_(True)
         self._value = None
 
     @torch.no_grad()

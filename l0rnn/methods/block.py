@@ -277,6 +277,11 @@ class BlockGroupLasso(MaskMethod):
         """``weight`` times the sum of all blocks' norms; nothing once blocks are removed."""
         return super().penalty() if self.has_chosen else self.weight * _lasso(self.targets(), self.block)
 
+    def start_afresh_(self) -> None:
+        """Let all weights be; those that are 0 start from there."""
+        super().start_afresh_()
+        self.unmask_()
+
     @torch.no_grad()
     def update_masks_(self) -> None:
         """Remove the blocks, once, when it is time."""

@@ -125,6 +125,11 @@ class GroupLasso(UnitMethod):
             roots = roots * group_sizes(self.traced, embedding=self.embedding).to(roots).sqrt()
         return price * roots.sum()
 
+    def start_afresh_(self) -> None:
+        """Open all units that are there."""
+        super().start_afresh_()
+        self.open_all_()
+
     def after_step(self, step: int) -> None:
         """Set small weights to 0, close units that have none left, and fix all units when it is time."""
         super().after_step(step)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from l0rnn.gates.transforms import needs_plain_operations
 from l0rnn.surgery.sizes import raw_tensor
 from l0rnn.tracing.units import STAYS, Units, Weight
 
@@ -179,6 +180,9 @@ class _SquareSums(torch.autograd.Function):
 
 
 def _square_sums(matrix: Tensor, kept: Sequence[int]) -> tuple[Tensor, ...]:
+    if needs_plain_operations():
+        wide = matrix.float() if matrix.dtype in (torch.float16, torch.bfloat16) else matrix
+        return tuple(wide.square().sum(1 - dimension) for dimension in kept)
     return _SquareSums.apply(matrix, *kept)  # type: ignore[return-value]
 
 

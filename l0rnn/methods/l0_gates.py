@@ -85,9 +85,22 @@ class L0Gates(UnitMethod):
     def attach(self, network: nn.Module, units: Units) -> None:
         """Gate the network and check that the objective can be met."""
         self.gate_(network, units, open_probability=self.open_probability, distribution=self.distribution)
+        self._spread_()
+        self.objective.start_afresh_()  # it may have priced another network before
+
+    @torch.no_grad()
+    def _spread_(self) -> None:
         log_alpha = self.own_gates.log_alpha
-        with torch.no_grad():
-            log_alpha.add_(torch.randn_like(log_alpha), alpha=self.spread)
+        log_alpha.add_(torch.randn_like(log_alpha), alpha=self.spread)
+
+    def start_afresh_(self) -> None:
+        """Let the gates learn from their start again, unless they are there, and the price too."""
+        has_learnt = int(self.steps) > 0
+        super().start_afresh_()
+        self.objective.start_afresh_()
+        if has_learnt:
+            self.own_gates.thaw_(self.open_probability)
+            self._spread_()
 
     def penalty(self) -> Tensor:
         """The objective's price of the expected cost; nothing once the gates are frozen."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -111,6 +111,15 @@ class GradualMagnitude(MaskMethod):
         self.q = dict(q) if isinstance(q, Mapping) else q
         self.dense = None if dense is None else str(dense)
 
+    @staticmethod
+    def refuse_foreign(arguments: Mapping[str, Any]) -> None:
+        """Refuse a method out of a checkpoint that names a file; see `l0rnn.training.settings`."""
+        if arguments.get("dense") is not None:
+            raise ValueError(
+                "`dense` of a method in a checkpoint must be None, since `attach` puts the thresholds in its place, "
+                f"got {arguments['dense']!r:.80}; this checkpoint was not written by l0rnn"
+            )
+
     def check(self, network: nn.Module, targets: Mapping[str, Tensor]) -> None:
         """Find the threshold of each matrix."""
         q = self.q
@@ -136,6 +145,11 @@ class GradualMagnitude(MaskMethod):
                     f"reaches down to {value} there; name one that has not been pruned, or give `q`"
                 )
         return q
+
+    def start_afresh_(self) -> None:
+        """Let all weights be; those that are 0 start from there."""
+        super().start_afresh_()
+        self.unmask_()
 
     def update_masks_(self) -> None:
         """Prune what is due after the current step."""

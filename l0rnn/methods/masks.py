@@ -83,6 +83,12 @@ class MaskMethod(Method):
         for name, mask in self.masks().items():
             targets[name].mul_(mask)
 
+    def unmask_(self) -> None:
+        """Let all weights be, and choose again; for `start_afresh_`."""
+        self.forget_choice_()
+        for mask in self.masks().values():
+            mask.fill_(True)
+
     def kept_fraction(self) -> float:
         """Fraction of the weights under a mask that are kept."""
         masks = self.masks().values()

@@ -61,6 +61,21 @@ class Method(nn.Module, ABC):
         self.total_steps.fill_(total_steps)
         self._total = total_steps
 
+    def start_afresh_(self) -> None:
+        """Forget what a training before has chosen, and start as `attach` left it; called before `begin`.
+
+        A training that goes on does not call it. Weights stay as they are, and units that were cut out stay out. A
+        subclass that chooses in the course of a training calls this first and gives back what it had closed; one that
+        chooses in `attach` has nothing to forget.
+        """
+        self.steps.zero_()
+        self._step, self._step_before = 0, 0
+
+    def forget_choice_(self) -> None:
+        """Note that nothing is fixed any more; for `start_afresh_`."""
+        self.chosen.fill_(False)
+        self._has_chosen = False
+
     def penalty(self) -> Tensor:
         """What is added to the loss of this step: a scalar."""
         return torch.zeros((), device=self.steps.device)

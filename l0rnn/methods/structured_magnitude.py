@@ -82,6 +82,11 @@ class StructuredMagnitude(UnitMethod):
         """Gate the network; nothing is closed yet."""
         self.gate_(network, units)
 
+    def start_afresh_(self) -> None:
+        """Open all units that are there."""
+        super().start_afresh_()
+        self.open_all_()
+
     def after_step(self, step: int) -> None:
         """Close the units that are due."""
         super().after_step(step)

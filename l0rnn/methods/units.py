@@ -82,6 +82,11 @@ class UnitMethod(Method):
         """Fix all gates: open for the units to keep, bool `(unit,)`, closed for the others."""
         self.own_gates.freeze_(keep)
 
+    def open_all_(self) -> None:
+        """Fix all gates open, and choose again; for `start_afresh_` where gates are not trained."""
+        self.forget_choice_()
+        self.close_(torch.ones_like(self.own_gates.keep()))
+
     def close_within_(self, scores: Tensor, density: float) -> None:
         """Close the open units with the smallest scores, until the multiply-adds are within a density.
 

@@ -77,15 +77,16 @@ def sparse_form(
     """A copy of a network for inference on a CPU, with its matrices held as CSR or BSR, proven equal on inputs.
 
     A matrix is converted if it takes fewer bytes so: for CSR in float32 that is a density below about one half. The
-    others stay dense, as do embeddings, of which single rows are looked up, and subclasses of torch's layers. Recurrent layers with a sparse matrix
-    become a `SparseRNN`, a Linear a `SparseLinear`; all else is copied. The original is not changed.
+    others stay dense, as do embeddings, of which single rows are looked up, and subclasses of torch's layers. Recurrent
+    layers with a sparse matrix become a `SparseRNN`, a Linear a `SparseLinear`; all else is copied. The original is not
+    changed.
 
     Args:
         network: plain torch layers and `RaggedRNN`, trained, with zeros in their weights; on the CPU.
         layout: ``"csr"`` for zeros anywhere, ``"bsr"`` for zeros in blocks.
         block: rows and columns of a block of ``"bsr"``; not used by ``"csr"``.
-        example_inputs: arguments of the network's forward, as `l0rnn.explain` takes them: it is run on them to find what
-            it multiplies, and for the proof.
+        example_inputs: arguments of the network's forward, as `l0rnn.explain` takes them: it is run on them to find
+            what it multiplies, and for the proof.
         tolerance: largest accepted difference, as in `l0rnn.shrink`.
 
     Returns:
@@ -264,7 +265,7 @@ def _difference(network: nn.Module, sparse: nn.Module, example_inputs: Any, tole
             f"`network` does not run with sparse layers in the place of its own: {error}; its forward must call them "
             "on tensors, and not read their weights"
         ) from error
-    if difference > allowed:
+    if not difference <= allowed:
         raise ValueError(
             f"the sparse network differs from the dense one by {difference:.3g}, more than {allowed:.3g}; a hook on a "
             "layer is the usual cause: call what it does in the network's forward, or raise `tolerance`"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from l0rnn.surgery.sizes import raw_tensor
+from l0rnn.surgery.sizes import raw_tensor, width
 from l0rnn.tracing.units import STAYS, Units
 
 
@@ -84,11 +84,6 @@ def weight_units(network: nn.Module, units: Units, name: str) -> Tensor:
         return units.weights[name].units[1]
     source = raw_tensor(network, name)
     return next(weight.units[1] for weight in units.weights.values() if raw_tensor(network, weight.name) is source)
-
-
-def width(numbers: Tensor, keep: Tensor) -> int:
-    """How many indices along a dimension are kept, given the unit of each."""
-    return int(((numbers == STAYS) | keep[numbers.clamp(min=0)]).sum())
 
 
 def filled(keep: Tensor, wanted: int) -> Tensor:

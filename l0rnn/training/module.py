@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from lightning import LightningModule
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from l0rnn.methods import Dense, Method
 from l0rnn.methods.units import unit_method
@@ -16,14 +17,19 @@ from l0rnn.recurrent.nested import moved_to
 from l0rnn.surgery.removal import buildable, remove_units_, resize_, resized_shapes, widen_
 from l0rnn.tracing.units import Units
 from l0rnn.training.averaging import refuse_early_averages
-from l0rnn.training.batches import as_example, detached, inputs_of, number_of_targets, of_size
+from l0rnn.training.batches import as_example, inputs_of, of_size
+from l0rnn.training.evaluation import EvaluatedModule
+from l0rnn.training.length import steps_of, what_is_open
 from l0rnn.training.old_checkpoints import bring_up_to_date_
 from l0rnn.training.optimizer import build_optimizer, single_optimizers
 from l0rnn.training.pruner import Pruner
-from l0rnn.training.resuming import check_same_network, random_state, set_random_state, widths_to_load
+from l0rnn.training.resuming import check_same_network, random_state, set_random_state, state_to_save, widths_to_load
+from l0rnn.training.whole_checkpoints import write_whole_checkpoints_
+
+log = logging.getLogger(__name__)
 
 
-class PrunableModule(LightningModule):
+class PrunableModule(EvaluatedModule):
     """Trains a network under a pruning method, by Lightning's automatic optimisation.
 
     Gradient clipping, precision, accumulation, loggers and checkpoints are the Trainer's. A checkpoint holds all that a
@@ -32,12 +38,15 @@ class PrunableModule(LightningModule):
     Args:
         network: modules of plain torch; the method may change it in place.
         loss: ``loss(network, batch) → mean loss``; with ``carries_state``,
-            ``loss(network, batch, state) → (mean loss, state)``.
+            ``loss(network, batch, state) → (mean loss, state)``. Either may return, behind these, how many targets the
+            loss is a mean over, by which an evaluation weights its batches.
         method: the pruning method; None trains the network as it is.
         fixed: layers or axes that have to stay whole, see `l0rnn.tracing.trace`.
         tied: groups of axes whose units have to be removed together.
         optimizer: parameters → optimiser of the weights. Default: SGD with learning rate 1.
-        scheduler: optimiser → learning rate scheduler, stepped once per epoch; None for a constant rate.
+        scheduler: optimiser → learning rate scheduler, stepped once per epoch, a `ReduceLROnPlateau` by ``valid/loss``;
+            or what Lightning takes for ``lr_scheduler``, a dict of ``scheduler``, ``interval``, ``monitor`` and so on;
+            None for a constant rate.
         gate_learning_rate: learning rate of Adam for the gates.
         carries_state: whether the recurrent state goes on from batch to batch (truncated back-propagation).
         example_inputs: arguments of the network's forward: a tuple for several, a dict of keyword arguments, or the
@@ -106,7 +115,6 @@ class PrunableModule(LightningModule):
         self._carried: Any = None
         self._example_batch: Any = None
         self._random_state: dict[str, Any] | None = None
-        self._evaluated: list[Tensor] = []
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """Run the network."""
@@ -142,19 +150,39 @@ class PrunableModule(LightningModule):
         return self.method.gates()
 
     def on_fit_start(self) -> None:
-        """Refuse callbacks of Lightning that would undo what the method does."""
+        """Refuse callbacks of Lightning that would undo what the method does, and see to mode and checkpoints."""
         refuse_early_averages(self.trainer.callbacks, self.method)  # type: ignore[attr-defined]
+        write_whole_checkpoints_(self.trainer)
+        # what was loaded for use is in evaluation mode, which Lightning leaves as it is: no gate would be drawn, and
+        # nothing dropped. A part that its user has put into that mode stays in it.
+        if not any(module.training for module in self.network.modules()):
+            log.info("the network was in evaluation mode throughout; it is put into training mode")
+            self.train()
+        if self._random_state is not None and self._random_state.get("is_over"):
+            # at the end of an epoch: before the loader draws the order of the next one's batches, which Lightning lets
+            # it do between here and `on_train_start`
+            set_random_state(self._random_state)
+            self._random_state = None
 
     def on_train_start(self) -> None:
         """Tell the method how long the training is."""
         # not earlier: asking the Trainer sets up its data, after which it no longer resumes in the middle of an epoch
-        steps = self.trainer.estimated_stepping_batches
-        if not 0 < steps < float("inf"):  # -1 for data without length
-            raise ValueError(
-                "`max_epochs` or `max_steps` of the Trainer must be set, and for data without a length `max_steps`, or "
-                f"`limit_train_batches`: schedules are fractions of the training, got {steps} steps"
-            )
-        self.method.begin(int(steps))
+        steps = steps_of(self.trainer)
+        if self.trainer.global_step == 0:
+            if int(self.method.steps) > 0:
+                log.warning(
+                    "the module was trained before, for %d steps, and this training chooses anew what to keep; to go "
+                    "on with that one, give `ckpt_path`, and to train what it left, `shrink` the module",
+                    int(self.method.steps),
+                )
+            self.method.start_afresh_()
+        self.method.begin(steps)
+        self._carried = moved_to(self._carried, self.device)
+
+    def on_train_end(self) -> None:
+        """Say so if the training has ended before the method had chosen what to keep."""
+        if open_question := what_is_open(self.method, self.trainer.global_step, int(self.method.total_steps)):
+            log.warning("%s", open_question)
 
     def on_train_epoch_start(self) -> None:
         """A new epoch starts from a zero state, unless it is the rest of one that a checkpoint interrupted."""
@@ -194,12 +222,6 @@ class PrunableModule(LightningModule):
                 if name == "density" or name.startswith("kept/"):
                     self.log(name.rpartition(".")[2].removeprefix("kept/"), value, prog_bar=True, logger=False)
 
-    def _loss(self, batch: Any, state: Any) -> tuple[Tensor, Any]:
-        if not self.carries_state:
-            return self.loss(self.network, batch), None
-        loss, state = self.loss(self.network, batch, state)
-        return loss, detached(state)
-
     @property
     def example_loss(self) -> Callable[[nn.Module], Any] | None:
         """Network → loss of the first batch of the training, which `shrink` compares; None before there is one."""
@@ -219,44 +241,16 @@ class PrunableModule(LightningModule):
         super().optimizer_step(*args, **kwargs)
         self.method.after_step(self.trainer.global_step + 1)
 
-    def on_validation_epoch_start(self) -> None:
-        """Evaluate from a zero state; the training's state waits."""
-        self._evaluated, self._evaluation_state = [], None
-
-    on_test_epoch_start = on_validation_epoch_start
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Loss of a batch, weighted by its number of targets, its second tensor, or else by its size."""
-        loss, self._evaluation_state = self._loss(batch, self._evaluation_state)
-        count = number_of_targets(batch)
-        self._evaluated.append(torch.stack((loss.detach().double() * count, torch.tensor(count).to(loss))))
-
-    test_step = validation_step
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the mean loss of the evaluation."""
-        self._log_evaluation("valid")
-
-    def on_test_epoch_end(self) -> None:
-        """Log the mean loss of the test."""
-        self._log_evaluation("test")
-
-    def _log_evaluation(self, stage: str) -> None:
-        if self._evaluated:
-            total, count = torch.stack(self._evaluated).double().sum(0)
-            self.log_dict(self.evaluation_figures(stage, (total / count).float()), prog_bar=True)
-
-    def evaluation_figures(self, stage: str, loss: Tensor) -> dict[str, Tensor]:
-        """What to log of an evaluation, given its mean loss in nats per target."""
-        return {f"{stage}/loss": loss}
-
     def configure_optimizers(self) -> Any:
         """The user's optimiser, with the gates beside it."""
         gates = list(self.method.gate_parameters())
         optimizer = build_optimizer(self.network, gates, self.make_optimizer, self.gate_learning_rate)
         if self.make_scheduler is None:
             return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": self.make_scheduler(optimizer)}
+        scheduler = self.make_scheduler(optimizer)
+        if isinstance(scheduler, ReduceLROnPlateau):
+            scheduler = {"scheduler": scheduler, "monitor": "valid/loss"}
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def remove_units_(self, keep: Tensor, optimizers: Iterable[Optimizer] = ()) -> None:
         """Cut closed units out of the network between two steps of a training, which goes on with what is left.
@@ -287,8 +281,9 @@ class PrunableModule(LightningModule):
         """Add the carried state, the random numbers, and which units are left."""
         # after the last batch of an epoch a training goes on with a new epoch, which starts from a zero state
         is_over = self._trainer is not None and self._trainer.is_last_batch
-        carried = None if is_over else self._carried
-        checkpoint["l0rnn"] = {"carried": carried, "random": random_state(), "remaining": dict(self.remaining)}
+        carried = None if is_over else state_to_save(self._carried)
+        random = random_state() | {"is_over": is_over}
+        checkpoint["l0rnn"] = {"carried": carried, "random": random, "remaining": dict(self.remaining)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that the checkpoint is of this network, give it the checkpoint's widths, and take over what it adds.
@@ -318,3 +313,4 @@ class PrunableModule(LightningModule):
         else:
             check_same_network(shapes, checkpoint["state_dict"])
         self._carried, self._random_state = (saved.get(key) if goes_on else None for key in ("carried", "random"))
+        self._carried = moved_to(self._carried, self.device)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function
 
 from l0rnn.tracing import rule
-from l0rnn.tracing.run import Call, Reading
+from l0rnn.tracing.rules.run import Call, Reading
 
 
 def weighted_product(h: Tensor, u: Tensor, weight: Tensor) -> Tensor:

@@ -35,8 +35,8 @@ def widths(network: nn.Module) -> dict[str, int]:
 def sizes(network: nn.Module) -> dict[str, Any]:
     """Widths, parameters and multiply-adds of a plain network.
 
-    ``multiply_adds`` are per context word, of all weights but those of the word features, each used once. What attention
-    multiplies without a weight is left out: it grows with the length of the question.
+    ``multiply_adds`` are per context word, of all weights but those of the word features, each used once. What
+    attention multiplies without a weight is left out: it grows with the length of the question.
     """
     everything = sum(p.numel() for p in network.parameters()) + _words(network).fixed.numel()
     words = _words(network).fixed.numel() + _words(network).learned.numel()

@@ -89,9 +89,9 @@ CONFIGS: list[tuple[tuple[str, ...], Any, str]] = [
     (("network",), 7, "must have 'network' as a str"),
     (("vocabulary",), "../../etc/passwd", "must have 'vocabulary' as a bool"),
     (("figures",), {"a": {"b": 1}}, "finite numbers or texts"),
-    (("wiring",), {"reads": {"encoder": "embedding"}, "fixed": []}, "wiring as lists of layer names"),
-    (("wiring",), {"reads": {"encoder": ["embedding"]}, "fixed": []}, "another wiring"),
-    (("wiring",), None, "another wiring"),
+    (("numbers",), [1], "must have 'numbers' as a dict"),
+    (("numbers",), {"encoder.num_layers": 10**6}, "has 1000000 for 'encoder.num_layers', where `network` has None"),
+    (("numbers",), {"training": 3}, "has 3 for 'training', where `network` has None"),
     # figures that are right each for itself, but not together
     (("widths", "embedding"), 4, "'widths' that are not those of its 'layers'"),
     # tricks in names

@@ -568,8 +568,8 @@ def test_a_gated_network_in_training_stays_as_it_is_after_an_error() -> None:
     gate_network_(network, draw_blueprint(network, network.wiring), open_probability=0.5)
     network(torch.randint(11, (5, 2)))
     before = snapshot(network)
-    with pytest.raises(ValueError, match="more than -1"):
-        shrink(network, network.wiring, example_inputs=torch.randint(11, (5, 2)), tolerance=-1.0)
+    with pytest.raises(ValueError, match="more than 0"):
+        shrink(network, network.wiring, example_inputs=torch.randint(11, (5, 2)), tolerance=0.0)
     assert_unchanged(network, before)
     assert network.training
     assert "skips_closed_units" not in vars(network.encoder)

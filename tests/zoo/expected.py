@@ -20,8 +20,6 @@ EXPECTED = {
             "conv1": 8,
             "conv2": 12,
             "gru1.l0": 12,
-            "gru2.l0": 12,
-            "gru3.l0": 12,
         },
         {
             "dense_out": OUTPUT,
@@ -257,7 +255,7 @@ EXPECTED = {
         {
             "embedding": "`weight_norm` in 'cnn.0.0.parametrizations.weight.0' ",
             "cnn.0.0": "`weight_norm` in 'cnn.1.0.parametrizations.weight.0' ",
-            "cnn.1.0": "it is normalised over in 'cnn.1.1', which is no LayerNorm",
+            "cnn.1.0": "it is normalised over in 'cnn.1.1', which is not torch's own LayerNorm or RMSNorm",
             "to_mel": OUTPUT,
         },
     ),

@@ -13,7 +13,7 @@ class DocTR(nn.Module):
     def __init__(self, rnn_units=10, vocabulary=13):
         super().__init__()
         layers = []
-        for i, (a, b, pool) in enumerate(((3, 6, (2, 2)), (6, 8, (2, 1)))):
+        for a, b, pool in ((3, 6, (2, 2)), (6, 8, (2, 1))):
             layers += [nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.ReLU(inplace=True), nn.MaxPool2d(pool)]
         self.feat_extractor = nn.Sequential(*layers)
         self.decoder = nn.LSTM(8 * 2, rnn_units, num_layers=2, bidirectional=True, batch_first=True)
@@ -48,7 +48,8 @@ class EasyOCR(nn.Module):
         super().__init__()
         self.FeatureExtraction = nn.Sequential(
             nn.Conv2d(1, 5, 3, 1, 1), nn.ReLU(True), nn.MaxPool2d(2, 2),
-            nn.Conv2d(5, channels, 3, 1, 1, bias=False), nn.BatchNorm2d(channels), nn.ReLU(True), nn.MaxPool2d((2, 1), (2, 1)),
+            nn.Conv2d(5, channels, 3, 1, 1, bias=False), nn.BatchNorm2d(channels), nn.ReLU(True),
+            nn.MaxPool2d((2, 1), (2, 1)),
         )  # fmt: skip
         self.AdaptiveAvgPool = nn.AdaptiveAvgPool2d((None, 1))
         self.SequenceModeling = nn.Sequential(

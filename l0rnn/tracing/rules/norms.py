@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from l0rnn.tracing.atoms import differs, line
+from l0rnn.tracing.rules.atoms import differs, line
 from l0rnn.tracing.rules.elementwise import unite_side
-from l0rnn.tracing.run import Call, Normalisation
+from l0rnn.tracing.rules.run import Call
+from l0rnn.tracing.rules.shadows import Normalisation
 
 
 def by_channel(call: Call) -> None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from l0rnn.tracing.atoms import OUTSIDE, compact, line, varies
-from l0rnn.tracing.run import Call, Reading, Shadow
+from l0rnn.tracing.rules.atoms import OUTSIDE, compact, line, varies
+from l0rnn.tracing.rules.run import Call, Reading, Shadow
 
 
 def stack(call: Call) -> None:
@@ -144,6 +144,7 @@ def _take_state(call: Call, state: Tensor, number: int | None, units: Tensor) ->
         labels = call.tracer.run.input_states.setdefault(shadow.source, whole)
         labels[places.reshape(-1)] = units.expand(places.shape).reshape(-1)
         return
+    call.meet(state, units.expand(*state.shape[:-1], -1))
     call.atoms.unite(row(call.labels(state)), units, f"{call.why} starts from a state that has to stay")
 
 
