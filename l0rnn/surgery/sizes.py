@@ -137,9 +137,11 @@ def numbers_to_follow(network: nn.Module, units: Units, keep: Tensor) -> list[Nu
             is_many = isinstance(value, (tuple, list)) and all(type(part) is int for part in value)
             parts: Any = value if is_many else [value]
             for place, part in enumerate(parts):
+                if type(part) is not int:
+                    continue
                 counted = None if is_many else units.numbers.get((name, attribute))
                 known = lengths.get(part, []) if counted is None else [width(counted, keep)]
-                new = [length for length in known if length != part] if type(part) is int else []
+                new = [length for length in known if length != part]
                 if new:
                     found.append(Number(name, attribute, place if is_many else None, part, tuple(dict.fromkeys(new))))
     return found

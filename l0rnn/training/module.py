@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from l0rnn.methods import Dense, Method
 from l0rnn.methods.units import unit_method
 from l0rnn.recurrent.nested import moved_to
-from l0rnn.surgery.removal import buildable, remove_units_, resize_, resized_shapes
+from l0rnn.surgery.removal import buildable, remove_units_, resize_, resized_shapes, widen_
 from l0rnn.tracing.units import Units
 from l0rnn.training.averaging import refuse_early_averages
 from l0rnn.training.batches import as_example, inputs_of, of_size
@@ -110,6 +110,7 @@ class PrunableModule(EvaluatedModule):
             self.method.attach(network, self.units)  # which changes nothing
         else:
             self.units = Pruner(network, self.method, example_inputs, fixed=fixed, tied=tied).units
+        self._all_units = self.units  # before any is removed
         self.remaining: dict[str, Tensor] = {}
         self._carried: Any = None
         self._example_batch: Any = None
@@ -300,11 +301,13 @@ class PrunableModule(EvaluatedModule):
         if remaining or self.remaining:
             method = unit_method(self.method)
             widths = widths_to_load(remaining, self.remaining, axes)
-            resized = resized_shapes(self.network, self.units, widths)
+            resized = resized_shapes(self.network, self._all_units, widths)
             check_same_network(
                 shapes | {f"network.{name}": shape for name, shape in resized.items()}, checkpoint["state_dict"]
             )
-            self.units = resize_(self.network, self.units, widths)
+            if self.remaining:
+                widen_(self.network, self._all_units)
+            self.units = resize_(self.network, self._all_units, widths)
             method.redraw_(self.units)
             self.remaining = dict(remaining)
         else:

@@ -320,13 +320,9 @@ class TestCheckpointsOfVersion01:
     def test_their_trainings_do_not_go_on_and_other_axes_are_refused(self, tmp_path: Path) -> None:
         old = self.old(model())
         torch.save(old, tmp_path / "old.ckpt")
-        with pytest.raises(
-            ValueError, match="written by version 0.1 of l0rnn, whose trainings cannot go on here"
-        ):
+        with pytest.raises(ValueError, match="written by version 0.1 of l0rnn, whose trainings cannot go on here"):
             trainer(tmp_path).fit(model(), segments(), ckpt_path=str(tmp_path / "old.ckpt"), weights_only=True)
-        with pytest.raises(
-            ValueError, match="version 0.1 of l0rnn and has gates on encoder.l1, where"
-        ):
+        with pytest.raises(ValueError, match="version 0.1 of l0rnn and has gates on encoder.l1, where"):
             model(num_layers=1).on_load_checkpoint(copy.deepcopy(old))
         settings = {"class": "Budget", "density": 0.3, "milliseconds": 2.0, "threads": 1}
         with pytest.raises(ValueError, match="Budget has no argument milliseconds, threads"):
@@ -394,7 +390,9 @@ class TestExampleInputs:
         x = torch.randn(4, 5, 3)
         forms: dict[str, Any] = {"tensor": x, "tuple": (x,), "dict": {"a": x}, "keywords": {"x": x}, "list": [x]}
         example = {**forms, "packed": pack_padded_sequence(x, torch.tensor([5, 4, 2, 2]), batch_first=True)}[form]
-        module = PrunableModule(AnyForm(), lambda net, _: net(x).square().mean(), RandomUnits(0.5), example_inputs=example)
+        module = PrunableModule(
+            AnyForm(), lambda net, _: net(x).square().mean(), RandomUnits(0.5), example_inputs=example
+        )
         run = trainer(tmp_path, max_epochs=1, enable_model_summary=True)
         run.fit(module, DataLoader(torch.zeros(2), batch_size=1))
         assert str(ModelSummary(module)).splitlines()[2].rstrip().endswith("| [4, 2]")  # the size of what came out
@@ -424,9 +422,7 @@ class TestLossOfTheShrunkenNetwork:
 
         module = classifier(loss=sampled, carries_state=carries_state)
         trainer(tmp_path, max_epochs=3).fit(module, DataLoader(Features(), batch_size=16))
-        with pytest.raises(
-            ValueError, match=r"the training loss is .* on the shrunken network and .*; it reads"
-        ):
+        with pytest.raises(ValueError, match=r"the training loss is .* on the shrunken network and .*; it reads"):
             shrink(module)
         shrink(module, loss=False)
         module.loss = lambda network, batch, *state: (class_loss(network, batch), None)
