@@ -11,7 +11,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from l0rnn import Budget, GatedGRU, GatedLSTM, L0GatedLSTM, Penalty
 from l0rnn.gates import Gates
-from l0rnn.methods import GradualMagnitude, GroupLasso, L0Gates, StructuredMagnitude
 from l0rnn.recurrent.ragged_rnn import RaggedRNN
 from l0rnn.surgery.proof import compare
 
@@ -73,7 +72,6 @@ class TestWithoutFloat64:
         assert (model.price.item(), model.price.dtype) == (0.25, torch.float32)
 
 
-
 def test_differences_are_as_exact_as_the_network() -> None:
     class Fixed(nn.Module):
         def __init__(self, output: torch.Tensor) -> None:
@@ -99,11 +97,6 @@ class TestMeta:
             lambda: GatedLSTM(3, 5),
             lambda: GatedGRU(3, 5, gates="hidden"),
             lambda: RaggedRNN("GRU", 3, [[4], [5]]),
-            lambda: L0GatedLSTM(20, 8, 1, objective=Budget(density=0.5)),
-            lambda: L0GatedLSTM(20, 8, 1, method=GradualMagnitude(0.5)),
-            lambda: L0GatedLSTM(20, 8, 1, method=GroupLasso(0.5)),
-            lambda: L0GatedLSTM(20, 8, 1, method=StructuredMagnitude(0.5)),
-            lambda: L0GatedLSTM(20, 8, 1, method=L0Gates(Penalty(0.1))),
         ],
     )
     def test_all_is_made_there(self, make: Any) -> None:

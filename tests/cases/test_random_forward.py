@@ -36,6 +36,12 @@ class NoiseOnUnits(SequenceVAE):
         return self.decoder(self.latent(units + torch.randn_like(units)).chunk(2, -1)[0])
 
 
+class NoiseOfASize(SequenceVAE):
+    def forward(self, x: Tensor) -> Tensor:
+        units = self.encoder(x)[0]
+        return self.decoder(self.latent(units + torch.randn(units.size(-1))).chunk(2, -1)[0])
+
+
 class OwnGenerator(SequenceVAE):
     numbers = itertools.count()
 
@@ -61,8 +67,14 @@ def test_the_callers_random_numbers_go_on_as_if_nothing_had_been_compared() -> N
 
 
 def test_noise_whose_number_follows_the_width_is_named() -> None:
-    with pytest.raises(ValueError, match=r"draws random numbers in evaluation mode.*their number follows the widths"):
+    with pytest.raises(ValueError, match="'encoder.l0', which cannot be pruned: `randn_like` draws random numbers"):
         shrink(NoiseOnUnits(), GATES, example_inputs=torch.randn(5, 2, 4))
+
+
+def test_noise_that_only_the_proof_sees_too() -> None:
+    said = r"draws random numbers in evaluation mode.*where their number follows the widths.*at fault: encoder.l0"
+    with pytest.raises(ValueError, match=said):
+        shrink(NoiseOfASize(), GATES, example_inputs=torch.randn(5, 2, 4))
 
 
 def test_a_network_that_differs_from_itself_is_named() -> None:

@@ -16,7 +16,7 @@ from l0rnn.language.language_model import LanguageModel
 from l0rnn.models.generation import generate
 from l0rnn.sparse import sparse_form
 from l0rnn.surgery.proof import NotComparableError, compare
-from tests.cases.situations import INPUTS, Net, make, segments, trainer
+from tests.cases.situations import Net, make, segments, trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*no `val_dataloader`")
 
@@ -48,9 +48,7 @@ class TestWeights:
             def forward(self, x: Tensor) -> Tensor:
                 return super().forward(x) + self.mask
 
-        small = shrink(
-            Masked(), {"rnn.l0": (torch.arange(16) < 3).float()}, example_inputs=torch.randn(5, 2, 4)
-        )
+        small = shrink(Masked(), {"rnn.l0": (torch.arange(16) < 3).float()}, example_inputs=torch.randn(5, 2, 4))
         assert small.rnn.hidden_size == 3
 
     @pytest.mark.parametrize("value", NOT_FINITE)
