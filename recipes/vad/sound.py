@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import wave
 from pathlib import Path
 
@@ -57,3 +58,17 @@ def doubled(samples: Tensor) -> Tensor:
 def to_int16(samples: np.ndarray) -> np.ndarray:
     """Samples in [-1, 1] as 16-bit numbers; louder ones are clipped."""
     return np.clip(np.rint(samples * 32_767.0), -32_768, 32_767).astype(np.int16)
+
+
+def sha256_checked(content: bytes, wanted: str) -> None:
+    """Refuse a download that is another file.
+
+    Raises:
+        ValueError: if its checksum is not the one wanted.
+    """
+    found = hashlib.sha256(content).hexdigest()
+    if found != wanted:
+        raise ValueError(
+            f"the downloaded recording must have the sha256 {wanted}, got {found}; "
+            "name a folder of WAV files with --recordings"
+        )

@@ -1,0 +1,156 @@
+"""Teach a network the original's probabilities."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from recipes.vad.data import Streams
+from recipes.vad.evaluate import scored
+from recipes.vad.network import VoiceDetector
+
+
+@dataclass(frozen=True)
+class Course:
+    """How a network is taught.
+
+    Attributes:
+        epochs: times that all streams are heard.
+        learning_rate: the highest, reached after a twentieth of the steps; from there it falls as a cosine.
+        batch: streams of a step.
+        seed: of their order.
+    """
+
+    epochs: int = 20
+    learning_rate: float = 2e-3
+    batch: int = 4
+    seed: int = 0
+
+    def steps(self, streams: Streams) -> int:
+        """Of the whole course."""
+        return self.epochs * math.ceil(len(streams) / self.batch)
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What goes on beside the teaching.
+
+    Attributes:
+        penalty: added to the loss at each step.
+        after_step: called after each step of the optimiser.
+        kept: modules whose state is saved too, by name.
+        parameters: learned too, without weight decay.
+    """
+
+    penalty: Callable[[], Tensor] | None = None
+    after_step: Callable[[], None] | None = None
+    kept: dict[str, Any] | None = None
+    parameters: tuple[nn.Parameter, ...] = ()
+
+
+def divergence(logits: Tensor, taught: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of the network's decisions from the original's, in nats per chunk."""
+    entropy = F.binary_cross_entropy(taught, taught)
+    return F.binary_cross_entropy_with_logits(logits, taught) - entropy
+
+
+def teach(
+    network: VoiceDetector,
+    streams: Streams,
+    validation: Streams,
+    course: Course,
+    *,
+    out: Path,
+    extras: Extras = Extras(),
+    title: str = "teaching",
+) -> list[dict[str, float]]:
+    """Teach a network, in place; called again with the same arguments it goes on after the last whole epoch.
+
+    Args:
+        network: which.
+        streams: to learn from.
+        validation: to report on after each epoch.
+        course: how.
+        out: file for what is needed to go on.
+        extras: what goes on beside it.
+        title: of the progress bar.
+
+    Returns:
+        For each epoch the mean loss, the mean difference of the probabilities on the validation streams, and seconds.
+
+    Raises:
+        ValueError: if the file is of another course.
+    """
+    learned = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.Adam([*learned, *extras.parameters], lr=course.learning_rate)
+    total = course.steps(streams)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _share(step, total))
+    parts = {"network": network, "optimizer": optimizer, "scheduler": scheduler, **(extras.kept or {})}
+    history = _resume(out, parts, course)
+    for epoch in range(len(history), course.epochs):
+        started = time.perf_counter()
+        order = np.random.default_rng([course.seed, epoch]).permutation(len(streams))
+        batches = [np.sort(order[at : at + course.batch]) for at in range(0, len(order), course.batch)]
+        network.train()
+        losses = []
+        for places in tqdm(batches, desc=f"{title} {epoch + 1}/{course.epochs}", unit="step", leave=False):
+            loss = divergence(network(streams.sound(places)), torch.from_numpy(streams.taught[places]))
+            losses.append(loss.item())
+            if extras.penalty is not None:
+                loss = loss + extras.penalty()
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(learned, 1.0)
+            optimizer.step()
+            scheduler.step()
+            if extras.after_step is not None:
+                extras.after_step()
+        difference = float(np.abs(scored(network, validation) - validation.taught).mean())
+        row = {"loss": float(np.mean(losses)), "mean_difference": difference, "seconds": time.perf_counter() - started}
+        history.append(row)
+        tqdm.write(f"{title} {epoch + 1}/{course.epochs}: " + ", ".join(f"{key} {row[key]:.4f}" for key in row))
+        _save(out, parts, course, history)
+    network.eval()
+    return history
+
+
+def _share(step: int, total: int) -> float:
+    """Share of the highest learning rate at a step."""
+    rise = max(1, total // 20)
+    if step < rise:
+        return (step + 1) / rise
+    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, total - rise)))
+
+
+def _save(path: Path, parts: dict[str, Any], course: Course, history: list[dict[str, float]]) -> None:
+    states = {name: part.state_dict() for name, part in parts.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f"{path.name}.partial")
+    torch.save({"states": states, "course": asdict(course), "history": history, "chance": torch.get_rng_state()}, aside)
+    aside.replace(path)
+
+
+def _resume(path: Path, parts: dict[str, Any], course: Course) -> list[dict[str, float]]:
+    """History of the epochs that were done, with everything as it was after them."""
+    if not path.is_file():
+        return []
+    saved = torch.load(path, weights_only=True)
+    if saved["course"] != asdict(course):
+        raise ValueError(
+            f"`out` must hold no other course than {asdict(course)}, got {saved['course']} in {str(path)!r}; "
+            "name another folder"
+        )
+    for name, part in parts.items():
+        part.load_state_dict(saved["states"][name])
+    torch.set_rng_state(saved["chance"])
+    return saved["history"]
