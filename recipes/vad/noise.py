@@ -60,19 +60,10 @@ def _swelling(draw: Draw, seconds: float) -> np.ndarray:
 def _hum(draw: Draw, seconds: float) -> np.ndarray:
     tone = draw.choice([50, 60, 100, 120]) * draw.uniform(0.98, 1.02)
     shape = str(draw.choice(["sawtooth", "square", "triangle", "sine"]))
+    highest = draw.uniform(200, 3000)
     return _sox(
-        seconds,
-        "synth",
-        seconds,
-        shape,
-        tone,
-        "synth",
-        seconds,
-        "brownnoise",
-        "mix",
-        "lowpass",
-        draw.uniform(200, 3000),
-    )
+        seconds, "synth", seconds, shape, tone, "synth", seconds, "brownnoise", "mix", "lowpass", highest
+    )  # fmt: skip
 
 
 def _sweep(draw: Draw, seconds: float) -> np.ndarray:

@@ -1,9 +1,9 @@
 """A network as an ONNX file with the inputs, outputs and state of the package's, for the package's own wrapper.
 
 Three things are done in the file that leave the outputs as they are. The reflection at the end of a chunk is part of
-the indices that cut it into windows. Cosines are even and sines odd, so each frequency reads sums and differences of 128
-pairs of samples instead of 256 samples, twice. And the last two convolutions leave out the taps that only ever meet
-padding.
+the indices that cut it into windows. Cosines are even and sines odd, so each frequency reads sums and differences of
+128 pairs of samples instead of 256 samples, twice. And the last two convolutions leave out the taps that only ever
+meet padding.
 """
 
 from __future__ import annotations
@@ -175,9 +175,8 @@ def _recurrence(graph: _Graph, network: VoiceDetector, heard: str) -> None:
     graph.add("Transpose", [heard], "sequence", perm=[2, 0, 1])  # (time, batch, channel)
     state = "state"
     if units < STATE:
-        bounds = [
-            graph.constant(name, np.array([at])) for name, at in (("first", 0), ("units", units), ("last_axis", 2))
-        ]
+        places = {"first_unit": 0, "units": units, "unit_axis": 2}
+        bounds = [graph.constant(name, np.array([at])) for name, at in places.items()]
         state = graph.add("Slice", [state, *bounds], "own_state")
     graph.add("Split", [state], "h", "c", axis=0, num_outputs=2)
     order = torch.cat([torch.arange(units) + gate * units for gate in (0, 3, 1, 2)])  # ONNX has i, o, f, g
