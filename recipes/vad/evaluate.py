@@ -18,6 +18,7 @@ from torch import Tensor
 from recipes.download import fetch
 from recipes.vad.data import Streams
 from recipes.vad.network import RATE, VoiceDetector, probabilities
+from recipes.vad.onnx_file import run_wrapped
 from recipes.vad.original import load_original, package
 from recipes.vad.sound import read_wav, sha256_checked
 
@@ -133,15 +134,13 @@ def scored(network: VoiceDetector, streams: Streams, *, batch: int = 8) -> np.nd
     return np.concatenate([probabilities(network, streams.sound(part)).numpy() for part in parts])
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run an ONNX file on recordings with the package's own wrapper, and hold it against the package's own network."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="ONNX file with the package's inputs and outputs")
     parser.add_argument("recordings", type=Path, nargs="+", help="WAV files at 8 or 16 kHz")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    from recipes.vad.onnx_file import run_wrapped
-
     original = load_original()
     sounds = [read_wav(path) for path in options.recordings]
     wanted = [probabilities(original, sound[None])[0].numpy() for sound in sounds]

@@ -83,16 +83,21 @@ def run_wrapped(path: Path, sound: Tensor) -> np.ndarray:
     return wrapper.audio_forward(sound[None], RATE)[0].numpy()
 
 
-def multiply_adds(widths: Widths, *, as_published: bool = False) -> int:
-    """Multiply-adds of a chunk in a file of ours, or with `as_published` in the package's."""
+def multiply_adds(widths: Widths) -> int:
+    """Multiply-adds of a chunk as the package computes it, taps on padding included."""
+    return _multiply_adds(widths, pairs=WINDOW, taps=(3, 3, 3, 3))
+
+
+def file_multiply_adds(widths: Widths) -> int:
+    """Multiply-adds of a chunk in a file of ours, which gets the same outputs with fewer."""
+    return _multiply_adds(widths, pairs=WINDOW // 2, taps=(3, 3, 2, 1))
+
+
+def _multiply_adds(widths: Widths, *, pairs: int, taps: tuple[int, int, int, int]) -> int:
     one, two, three, four = widths.channels
-    if as_published:
-        spectrum, taps = 2 * widths.bins * WINDOW * FRAMES, (3, 3, 3, 3)
-    else:
-        spectrum, taps = 2 * widths.bins * (WINDOW // 2) * FRAMES, (3, 3, 2, 1)
     sizes = ((widths.bins, one, 4), (one, two, 2), (two, three, 1), (three, four, 1))  # in, out, places
     convolutions = sum(tap * ins * outs * places for tap, (ins, outs, places) in zip(taps, sizes, strict=True))
-    return spectrum + convolutions + 4 * widths.units * (four + widths.units) + widths.units
+    return 2 * widths.bins * pairs * FRAMES + convolutions + 4 * widths.units * (four + widths.units) + widths.units
 
 
 def original_onnx() -> Path:

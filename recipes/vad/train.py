@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from recipes.vad.data import Streams
 from recipes.vad.evaluate import scored
-from recipes.vad.network import VoiceDetector
+from recipes.vad.network import VoiceDetector, probabilities
+from recipes.vad.original import load_original
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,15 @@ class Course:
         epochs: times that all streams are heard.
         learning_rate: the highest, reached after a twentieth of the steps; from there it falls as a cosine.
         batch: streams of a step.
-        seed: of their order.
+        seed: of their order and of the remixing.
+        remixed: share of the steps whose streams are mixed anew, with the original asked again.
     """
 
     epochs: int = 20
     learning_rate: float = 2e-3
     batch: int = 4
     seed: int = 0
+    remixed: float = 0.0
 
     def steps(self, streams: Streams) -> int:
         """Of the whole course."""
@@ -97,14 +100,20 @@ def teach(
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _share(step, total))
     parts = {"network": network, "optimizer": optimizer, "scheduler": scheduler, **(extras.kept or {})}
     history = _resume(out, parts, course)
+    original = load_original() if course.remixed else None
     for epoch in range(len(history), course.epochs):
         started = time.perf_counter()
-        order = np.random.default_rng([course.seed, epoch]).permutation(len(streams))
+        draw = np.random.default_rng([course.seed, epoch])
+        order = draw.permutation(len(streams))
         batches = [np.sort(order[at : at + course.batch]) for at in range(0, len(order), course.batch)]
         network.train()
         losses = []
         for places in tqdm(batches, desc=f"{title} {epoch + 1}/{course.epochs}", unit="step", leave=False):
-            loss = divergence(network(streams.sound(places)), torch.from_numpy(streams.taught[places]))
+            sound, taught = streams.sound(places), torch.from_numpy(streams.taught[places])
+            if original is not None and draw.random() < course.remixed:
+                sound = remixed(sound, draw)
+                taught = probabilities(original, sound)
+            loss = divergence(network(sound), taught)
             losses.append(loss.item())
             if extras.penalty is not None:
                 loss = loss + extras.penalty()
@@ -122,6 +131,25 @@ def teach(
         _save(out, parts, course, history)
     network.eval()
     return history
+
+
+def remixed(sound: Tensor, draw: np.random.Generator) -> Tensor:
+    """Other streams out of some: each with another one behind it, through a smooth filter of its own, at another level.
+
+    Args:
+        sound: `(batch, samples)`.
+        draw: where chance comes from.
+    """
+    batch, samples = sound.shape
+    partners = sound.roll(int(draw.integers(samples)), dims=1).roll(1, dims=0)
+    behind = torch.from_numpy(10 ** (draw.uniform(-40, 0, (batch, 1)) / 20)).float()
+    spectrum = torch.fft.rfft(sound + behind * partners)
+    points = np.linspace(0, 1, 9) ** 2 * (spectrum.size(1) - 1)
+    places = np.arange(spectrum.size(1))
+    decibels = [np.interp(places, points, draw.uniform(-8, 8, 9)) for _ in range(batch)]
+    filtered = torch.fft.irfft(spectrum * torch.from_numpy(10 ** (np.stack(decibels) / 20)).float(), samples)
+    loudest = torch.from_numpy(10 ** (draw.uniform(-35, -1, (batch, 1)) / 20)).float()
+    return filtered * (loudest / filtered.abs().amax(1, keepdim=True).clamp_min(1e-6))
 
 
 def _share(step: int, total: int) -> float:
