@@ -1,7 +1,7 @@
 """Prune the published network while it goes on learning, and cut out what is closed.
 
-Its units are the frequencies of the spectrum, the channels of the convolutions and the units of the LSTM. A frequency is
-two rows of the spectrum's fixed basis and what the first convolution reads of them, so it leaves as one.
+Its units are the frequencies of the spectrum, the channels of the convolutions and the units of the LSTM. A frequency
+is two rows of the spectrum's fixed basis and what the first convolution reads of them, so it leaves as one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def pruned(
         example: streams to run the network on.
         out: folder for what is needed to go on.
     """
-    method = l0rnn.L0Gates(l0rnn.Budget(multiply_adds=density))
+    method = l0rnn.L0Gates(l0rnn.Budget(density))
     pruner = l0rnn.Pruner(network, method, example, steps=course.steps(data["train"]))  # type: ignore[attr-defined]
     extras = Extras(
         penalty=pruner.penalty,
