@@ -16,22 +16,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from recipes.vad.data import QUICK, Amounts, Streams, prepare
 from recipes.vad.evaluate import find_recordings
 from recipes.vad.measure import measured
-from recipes.vad.network import CHUNK, VoiceDetector, Widths
+from recipes.vad.network import VoiceDetector, Widths
 from recipes.vad.original import load_original
 from recipes.vad.plot import plot
-from recipes.vad.pruning import pruned
+from recipes.vad.pruning import METHODS, MethodName, pruned
 from recipes.vad.results import table
 from recipes.vad.sound import read_wav
 from recipes.vad.train import Course, teach
 from recipes.vad.words import Split
 
-PRUNING = Course(epochs=12, learning_rate=1e-3, remixed=0.5)
-TEACHING = Course(epochs=60, learning_rate=2e-3, remixed=0.5)
+PRUNING = Course(epochs=4, learning_rate=1e-3, remixed=0.5)
+TEACHING = Course(epochs=40, learning_rate=2e-3, remixed=0.5)
 
 
 def main() -> None:
@@ -42,6 +41,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("out/vad_cache"), help="folder for the data it makes")
     parser.add_argument("--recordings", type=Path, help="folder of WAV files to compare on (default: download two)")
     parser.add_argument("--like", type=Path, help="result whose widths are taught from random weights")
+    parser.add_argument("--method", choices=METHODS, default="gates", help="what chooses the units that leave")
     parser.add_argument("--seed", type=int, default=0, help="of all chance but that of the data")
     parser.add_argument("--quick", action="store_true", help="a few seconds of data and one epoch, to try it out")
     options = parser.parse_args()
@@ -52,6 +52,7 @@ def main() -> None:
         cache=options.cache,
         recordings=options.recordings,
         like=options.like,
+        method=options.method,
         seed=options.seed,
         quick=options.quick,
     )
@@ -65,6 +66,7 @@ def run(
     cache: Path,
     recordings: Path | None = None,
     like: Path | None = None,
+    method: MethodName = "gates",
     seed: int = 0,
     quick: bool = False,
 ) -> dict[str, Any]:
@@ -81,7 +83,7 @@ def run(
     courses = [replace(course, seed=seed, epochs=1 if quick else course.epochs) for course in (PRUNING, TEACHING)]
     torch.manual_seed(seed)
     if like is None:
-        network, history = pruned_and_taught(density, data, courses, out)
+        network, history = pruned_and_taught(density, data, courses, out, method)
     else:
         whole = replace(courses[1], epochs=sum(course.epochs for course in courses))
         network = VoiceDetector(_widths(json.loads(like.read_text())))
@@ -91,6 +93,7 @@ def run(
     result = {
         "name": out.name,
         "asked": density if like is None else None,
+        "method": method if like is None else None,
         "like": None if like is None else like.stem,
         "seed": seed,
         **measured(network, out, sounds, data["test"], rounds=2 if quick else 60),
@@ -105,11 +108,10 @@ def run(
 
 
 def pruned_and_taught(
-    density: float, data: dict[Split, Streams], courses: list[Course], out: Path
+    density: float, data: dict[Split, Streams], courses: list[Course], out: Path, method: MethodName
 ) -> tuple[VoiceDetector, list[dict[str, float]]]:
     """The published network pruned under the first course, and what is left taught by the second."""
-    example: Tensor = data["train"].sound(slice(0, 2))[:, : 8 * CHUNK]
-    network, history = pruned(load_original(), density, data, courses[0], example=example, out=out)
+    network, history = pruned(load_original(), density, data, courses[0], out=out, method=method)
     history += teach(network, data["train"], data["validation"], courses[1], out=out / "teaching.pt", title="teaching")
     return network, history
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from l0rnn import Pruner
 from recipes.vad.data import Streams
 from recipes.vad.evaluate import scored
 from recipes.vad.network import VoiceDetector, probabilities
@@ -44,23 +44,6 @@ class Course:
         return self.epochs * math.ceil(len(streams) / self.batch)
 
 
-@dataclass(frozen=True)
-class Extras:
-    """What goes on beside the teaching.
-
-    Attributes:
-        penalty: added to the loss at each step.
-        after_step: called after each step of the optimiser.
-        kept: modules whose state is saved too, by name.
-        parameters: learned too, without weight decay.
-    """
-
-    penalty: Callable[[], Tensor] | None = None
-    after_step: Callable[[], None] | None = None
-    kept: dict[str, Any] | None = None
-    parameters: tuple[nn.Parameter, ...] = ()
-
-
 def divergence(logits: Tensor, taught: Tensor) -> Tensor:
     """Kullback-Leibler divergence of the network's decisions from the original's, in nats per chunk."""
     entropy = F.binary_cross_entropy(taught, taught)
@@ -74,7 +57,7 @@ def teach(
     course: Course,
     *,
     out: Path,
-    extras: Extras = Extras(),
+    pruner: Pruner | None = None,
     title: str = "teaching",
 ) -> list[dict[str, float]]:
     """Teach a network, in place; called again with the same arguments it goes on after the last whole epoch.
@@ -85,20 +68,22 @@ def teach(
         validation: to report on after each epoch.
         course: how.
         out: file for what is needed to go on.
-        extras: what goes on beside it.
+        pruner: what prunes the network meanwhile.
         title: of the progress bar.
 
     Returns:
-        For each epoch the mean loss, the mean difference of the probabilities on the validation streams, and seconds.
+        For each epoch the mean loss, the mean difference of the probabilities on the validation streams, seconds,
+        and with a pruner the share of the multiply-adds that is left.
 
     Raises:
         ValueError: if the file is of another course.
     """
-    learned = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.Adam([*learned, *extras.parameters], lr=course.learning_rate)
+    learned = list(network.parameters()) if pruner is None else pruner.weights()
+    optimizer = torch.optim.Adam(learned, lr=course.learning_rate)
     total = course.steps(streams)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _share(step, total))
-    parts = {"network": network, "optimizer": optimizer, "scheduler": scheduler, **(extras.kept or {})}
+    parts: dict[str, Any] = {"network": network, "optimizer": optimizer, "scheduler": scheduler}
+    parts |= {} if pruner is None else {"pruner": pruner}
     history = _resume(out, parts, course)
     original = load_original() if course.remixed else None
     for epoch in range(len(history), course.epochs):
@@ -115,17 +100,18 @@ def teach(
                 taught = probabilities(original, sound)
             loss = divergence(network(sound), taught)
             losses.append(loss.item())
-            if extras.penalty is not None:
-                loss = loss + extras.penalty()
+            if pruner is not None:
+                loss = loss + pruner.penalty()
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(learned, 1.0)
             optimizer.step()
             scheduler.step()
-            if extras.after_step is not None:
-                extras.after_step()
+            if pruner is not None:
+                pruner.step()
         difference = float(np.abs(scored(network, validation) - validation.taught).mean())
         row = {"loss": float(np.mean(losses)), "mean_difference": difference, "seconds": time.perf_counter() - started}
+        row |= {} if pruner is None else {"density": pruner.figures()["density"]}
         history.append(row)
         tqdm.write(f"{title} {epoch + 1}/{course.epochs}: " + ", ".join(f"{key} {row[key]:.4f}" for key in row))
         _save(out, parts, course, history)
