@@ -13,15 +13,17 @@ import numpy as np
 import pytest
 import torch
 
-from recipes.vad import evaluate, speech
+from recipes.vad import evaluate, speech, train
 from recipes.vad.data import Amounts, Streams, main, prepare
 from recipes.vad.evaluate import agreement, auc, find_recordings
 from recipes.vad.mixing import stream
-from recipes.vad.network import CHUNK, VoiceDetector, Widths
+from recipes.vad.network import CHUNK, WINDOW, VoiceDetector, Widths, widths_of
 from recipes.vad.noise import KINDS, noise
+from recipes.vad.onnx_file import multiply_adds
+from recipes.vad.pruning import METHODS, pruned
 from recipes.vad.sound import doubled, read_wav, sha256_checked
 from recipes.vad.speech import VOICES, program, resampled, speak, spoken
-from recipes.vad.train import Course, Extras, divergence, teach
+from recipes.vad.train import Course, divergence, teach
 from recipes.vad.words import ONLY_IN_TEST, SPLITS, WORDS, languages, sentence, words
 
 MISSING = [name for name in ("espeak-ng", "sox") if shutil.which(name) is None]
@@ -245,18 +247,25 @@ def test_a_network_learns_what_it_is_taught(tmp_path):
     assert history[-1]["mean_difference"] < 0.25
 
 
-def test_a_stopped_course_goes_on_as_if_it_had_not_been(tmp_path):
+def interrupt(monkeypatch, step):
+    """Stop the teaching at a step."""
+    calls = []
+
+    def stop(logits, taught):
+        calls.append(1)
+        if len(calls) == step:
+            raise KeyboardInterrupt
+        return divergence(logits, taught)
+
+    monkeypatch.setattr(train, "divergence", stop)
+
+
+def test_a_stopped_course_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch):
     whole, parts = pupil(), pupil()
     teach(whole, lesson(), lesson(1), COURSE, out=tmp_path / "whole.pt")
-    steps = []
-
-    def stop():
-        steps.append(1)
-        if len(steps) == 8:  # in the third epoch
-            raise KeyboardInterrupt
-
+    interrupt(monkeypatch, 8)  # in the third epoch
     with pytest.raises(KeyboardInterrupt):
-        teach(parts, lesson(), lesson(1), COURSE, out=tmp_path / "parts.pt", extras=Extras(after_step=stop))
+        teach(parts, lesson(), lesson(1), COURSE, out=tmp_path / "parts.pt")
     again = pupil()
     history = teach(again, lesson(), lesson(1), COURSE, out=tmp_path / "parts.pt")
     assert len(history) == 4
@@ -266,13 +275,38 @@ def test_a_stopped_course_goes_on_as_if_it_had_not_been(tmp_path):
         teach(pupil(), lesson(), lesson(1), Course(epochs=5), out=tmp_path / "parts.pt")
 
 
-def test_a_penalty_and_a_step_of_its_own(tmp_path):
-    weight = torch.nn.Parameter(torch.ones(()))
-    steps = []
-    extras = Extras(penalty=lambda: weight.square(), after_step=lambda: steps.append(1), parameters=(weight,))
-    teach(pupil(), lesson(), lesson(1), COURSE, out=tmp_path / "a.pt", extras=extras)
-    assert weight < 0.95
-    assert len(steps) == 12
+@pytest.mark.parametrize("method", METHODS)
+def test_frequencies_channels_and_units_leave_together(method, tmp_path):
+    data = {"train": lesson(), "validation": lesson(1)}
+    network, history = pruned(pupil(), 0.5, data, COURSE, out=tmp_path, method=method)
+    before, after = Widths(16, (6, 5, 4, 6), 8), widths_of(network)
+    assert multiply_adds(after) <= 0.5 * multiply_adds(before)
+    assert after.bins < 16
+    assert network.spectrum.basis.shape == (2 * after.bins, 1, WINDOW)
+    assert history[-1]["density"] == pytest.approx(multiply_adds(after) / multiply_adds(before))
+    kept = [any(torch.equal(row, whole) for whole in VoiceDetector().spectrum.basis) for row in network.spectrum.basis]
+    assert all(kept)
+
+
+def test_a_stopped_pruning_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch):
+    data = {"train": lesson(), "validation": lesson(1)}
+    whole, history = pruned(pupil(), 0.5, data, COURSE, out=tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        interrupt(patch, 8)
+        with pytest.raises(KeyboardInterrupt):
+            pruned(pupil(), 0.5, data, COURSE, out=tmp_path / "parts")
+    for _ in range(2):  # the second time there is nothing left to learn
+        again, repeated = pruned(pupil(), 0.5, data, COURSE, out=tmp_path / "parts")
+        assert [row["loss"] for row in repeated] == [row["loss"] for row in history]
+        for name, tensor in whole.state_dict().items():
+            assert torch.equal(tensor, again.state_dict()[name])
+
+
+def test_silence_has_a_gradient(tmp_path):
+    quiet = lesson()
+    quiet = Streams(quiet.audio * 0, quiet.truth, quiet.taught)
+    network, _ = pruned(pupil(), 0.5, {"train": quiet, "validation": quiet}, COURSE, out=tmp_path)
+    assert all(weight.isfinite().all() for weight in network.parameters())
 
 
 def test_divergence_is_zero_where_nothing_is_left_to_learn():
