@@ -25,7 +25,7 @@ def method_of(name: MethodName, density: float) -> Method:
     """A method that has a share of the multiply-adds left at the end.
 
     Args:
-        name: ``gates``: a gate on every unit learns with the weights under a falling budget. The gates start open, since
+        name: ``gates``: a gate on every unit learns with the weights under a falling budget. They start open, since
             the published weights are good as they are. ``magnitude``: units with the smallest weights are closed.
         density: the share.
     """

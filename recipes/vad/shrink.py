@@ -29,7 +29,7 @@ from recipes.vad.sound import read_wav
 from recipes.vad.train import Course, teach
 from recipes.vad.words import Split
 
-PRUNING = Course(epochs=4, learning_rate=1e-3, remixed=0.5)
+PRUNING = Course(epochs=3, learning_rate=1e-3, remixed=0.5)
 TEACHING = Course(epochs=40, learning_rate=2e-3, remixed=0.5)
 
 
