@@ -91,7 +91,7 @@ def run(
             network, data["train"], data["validation"], whole, out=out / "teaching.pt", title="from scratch"
         )
     result = {
-        "name": out.name,
+        "name": f"pruned to {density:.0%}" if like is None else f"widths of `{like.stem}` from scratch, seed {seed}",
         "asked": density if like is None else None,
         "method": method if like is None else None,
         "like": None if like is None else like.stem,
