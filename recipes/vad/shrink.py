@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--recordings", type=Path, help="folder of WAV files to compare on (default: download two)")
     parser.add_argument("--like", type=Path, help="result whose widths are taught from random weights")
     parser.add_argument("--method", choices=METHODS, default="gates", help="what chooses the units that leave")
+    parser.add_argument("--epochs", type=int, default=TEACHING.epochs, help="of teaching, after those of pruning")
     parser.add_argument("--seed", type=int, default=0, help="of all chance but that of the data")
     parser.add_argument("--quick", action="store_true", help="a few seconds of data and one epoch, to try it out")
     options = parser.parse_args()
@@ -53,6 +54,7 @@ def main() -> None:
         recordings=options.recordings,
         like=options.like,
         method=options.method,
+        epochs=options.epochs,
         seed=options.seed,
         quick=options.quick,
     )
@@ -67,6 +69,7 @@ def run(
     recordings: Path | None = None,
     like: Path | None = None,
     method: MethodName = "gates",
+    epochs: int = TEACHING.epochs,
     seed: int = 0,
     quick: bool = False,
 ) -> dict[str, Any]:
@@ -77,10 +80,13 @@ def run(
     """
     if not 0 < density < 1:
         raise ValueError(f"`--density` must be in (0, 1), got {density}")
+    if epochs < 1:
+        raise ValueError(f"`--epochs` must be at least 1, got {epochs}")
     started = time.perf_counter()
     sounds = {path.stem: read_wav(path) for path in find_recordings(recordings)}
     data = prepare(cache, QUICK if quick else Amounts())
-    courses = [replace(course, seed=seed, epochs=1 if quick else course.epochs) for course in (PRUNING, TEACHING)]
+    courses = [replace(PRUNING, seed=seed), replace(TEACHING, seed=seed, epochs=epochs)]
+    courses = [replace(course, epochs=1) for course in courses] if quick else courses
     torch.manual_seed(seed)
     if like is None:
         network, history = pruned_and_taught(density, data, courses, out, method)

@@ -117,6 +117,11 @@ def test_a_density_out_of_range_is_refused(density, tmp_path):
         shrink.run(density, tmp_path, cache=tmp_path)
 
 
+def test_no_epochs_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="`--epochs` must be at least 1, got 0"):
+        shrink.run(0.25, tmp_path, cache=tmp_path, epochs=0)
+
+
 def test_a_model_is_saved_and_loaded(tmp_path):
     network = VoiceDetector(Widths(20, (6, 5, 4, 7), 9), torch.arange(3, 43, 2)).eval()
     save_model(network, tmp_path / "model.pt")
