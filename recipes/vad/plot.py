@@ -35,7 +35,7 @@ def plot(network: VoiceDetector, original: VoiceDetector, recordings: Mapping[st
         axis.axhline(0.5, color="black", lw=0.5, ls=":")
         axis.set(title=name, ylim=(-0.02, 1.02), xlim=(0, time[-1]), ylabel="probability")
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0, 0].legend(loc="upper right", frameon=False)
+    axes[0, 0].legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False)
     axes[-1, 0].set_xlabel("seconds")
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
