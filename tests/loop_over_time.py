@@ -1,4 +1,4 @@
-"""A recurrent stack as a loop over time, from the formulas in torch's documentation: what fused layers are held against.
+"""A recurrent stack as a loop over time, from the formulas in torch's documentation: fused layers are held against it.
 
 And the forms in which layers take their input, with losses and gradients of what they return.
 """
@@ -98,8 +98,8 @@ def recurrence(
 ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
     """A stack of recurrent layers, step by step.
 
-    ``weights`` and ``gates`` are by key (``l0``, ``l0_reverse``, …), ``data`` is `(time, batch, feature)`, and the state
-    is (h, c) of each key in order.
+    ``weights`` and ``gates`` are by key (``l0``, ``l0_reverse``, …), ``data`` is `(time, batch, feature)`, and the
+    state is (h, c) of each key in order.
     """
     one = torch.ones(())
     data = data * gates.get("input", one)

@@ -1,25 +1,20 @@
-"""Text out of files reaches a terminal without anything that it obeys, and files that never end are not read."""
+"""Text out of files reaches a terminal without anything that it obeys."""
 
 from __future__ import annotations
 
 import json
-import os
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from l0rnn import Budget
 from l0rnn.cli import main
 from l0rnn.export import save_dense
 from l0rnn.export.streaming import TorchStreamer
 from l0rnn.export.vocabulary import checked_vocabulary
 from l0rnn.foreign_text import printable, shown
-from l0rnn.language_model import LanguageModel
-from l0rnn.latency_grid import CallSize
-from l0rnn.latency_table import LatencyTable
+from l0rnn.language.language_model import LanguageModel
 from l0rnn.training.resuming import check_same_network
 
 CLEARS = "\x1b[2J\x1b]0;title\x07"
@@ -61,30 +56,6 @@ def test_words() -> None:
         with pytest.raises(ValueError, match="without spaces or control characters"):
             checked_vocabulary(["the", word])
     assert checked_vocabulary(["می\u200cخواهم", "naïve"])  # what hides nothing is a part of words
-
-
-class TestLatency:
-    def test_the_environment_of_a_table(self) -> None:
-        table = LatencyTable(CallSize(1, 1), ("native",), (), {}, (), torch.ones(1, 2, 1), {"cpu": CLEARS})
-        assert all(line.isprintable() for line in table.differences({"cpu": "here"}))
-
-    def test_a_table_that_is_a_pipe(self, tmp_path: Path) -> None:
-        os.mkfifo(tmp_path / "table.json")
-        with pytest.raises(ValueError, match="must be a JSON file of at most"):
-            LatencyTable.load(tmp_path / "table.json")
-
-    @pytest.mark.parametrize("text", ["[" * 100_000, "{", "[]", '{"grids": 1}', '{"grids": [], "runtimes": 3}'])
-    def test_a_table_that_is_none(self, text: str, tmp_path: Path) -> None:
-        (tmp_path / "table.json").write_text(text)
-        with pytest.raises(ValueError, match="`table` must"):
-            LatencyTable.load(tmp_path / "table.json")
-
-    @pytest.mark.parametrize(("batch", "steps"), [(1, 10**7), (10**7, 1), (10**4, 10**4)])
-    def test_calls_that_would_not_end(self, batch: int, steps: int) -> None:
-        started = time.monotonic()
-        with pytest.raises(ValueError, match=r"`batch` x `steps` must be at most 1,000,000, got"):
-            Budget(milliseconds=1.0, batch=batch, steps=steps)
-        assert time.monotonic() - started < 1
 
 
 @pytest.mark.parametrize("example", [(torch.zeros(1, 1),), [1], "text"])

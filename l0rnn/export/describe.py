@@ -115,15 +115,17 @@ def own_numbers(network: nn.Module) -> dict[str, int]:
     """Whole numbers that modules of the user's remember, by their names: some of them follow the widths.
 
     Example:
-        >>> network = nn.Sequential(nn.Linear(2, 3))
-        >>> network.units = 3
-        >>> own_numbers(network)
-        {'units': 3}
+        >>> class Head(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.units, self.linear = 3, nn.Linear(2, 3)
+        >>> own_numbers(nn.Sequential(Head()))
+        {'0.units': 3}
     """
     return {
         f"{name}.{attribute}" if name else attribute: value
         for name, module in network.named_modules()
-        if not type(module).__module__.startswith(("torch.nn.", "l0rnn."))
+        if not type(module).__module__.startswith("torch.nn.") and not isinstance(module, RaggedRNN)
         for attribute, value in vars(module).items()
         if type(value) is int and not attribute.startswith("_")
     }

@@ -150,7 +150,7 @@ def ports_of(
     args, kwargs = as_call(network, moved_to(example_inputs, torch.device("cpu")))
     inputs = _by_argument(network, args) | kwargs
     named = [pair for name, value in inputs.items() for pair in named_leaves(value, name.removeprefix("*"))]
-    tensors = _unique(named, "`example_inputs`")
+    tensors = {name: tensor.detach() for name, tensor in _unique(named, "`example_inputs`").items()}
     if not tensors:
         raise ValueError("`example_inputs` must hold a tensor, got none")
     try:

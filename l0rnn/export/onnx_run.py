@@ -138,7 +138,7 @@ class OnnxNetwork:
         missing = [name for name in self.inputs if name not in tensors]
         if missing:
             raise ValueError(f"the inputs {', '.join(self.inputs)} must be given, got no {', '.join(missing)}")
-        feed = {name: tensors[name].contiguous().numpy() for name in self.inputs}
+        feed = {name: tensors[name].detach().contiguous().numpy() for name in self.inputs}
         try:
             found = self.session.run(None, feed)
         except Exception as error:  # its errors have no base class of their own

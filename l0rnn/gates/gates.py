@@ -82,6 +82,10 @@ class Gates(nn.Module):
         self.draws += 1
         return self._value
 
+    def forward(self, *inputs: object) -> object:
+        """What came in: an `nn.Sequential` that holds gates runs them as if they were its last layer."""
+        return inputs[0] if len(inputs) == 1 else inputs
+
     @property
     def value(self) -> Tensor:
         """The gates last drawn, `(unit,)`; drawn now if there are none yet, or only ones that do not serve.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -19,7 +21,6 @@ from l0rnn.tracing.units import Units
 from l0rnn.training.averaging import refuse_early_averages
 from l0rnn.training.batches import as_example, inputs_of, of_size
 from l0rnn.training.evaluation import EvaluatedModule
-from l0rnn.training.length import steps_of, what_is_open
 from l0rnn.training.old_checkpoints import bring_up_to_date_
 from l0rnn.training.optimizer import build_optimizer, single_optimizers
 from l0rnn.training.pruner import Pruner
@@ -314,3 +315,51 @@ class PrunableModule(EvaluatedModule):
             check_same_network(shapes, checkpoint["state_dict"])
         self._carried, self._random_state = (saved.get(key) if goes_on else None for key in ("carried", "random"))
         self._carried = moved_to(self._carried, self.device)
+
+
+def steps_of(trainer: Any) -> int:
+    """Optimiser steps of a whole training, as its Trainer plans it.
+
+    Lightning's own estimate takes the accumulation of gradients for the same in all epochs; under a
+    `GradientAccumulationScheduler` there are fewer steps than that, and schedules would never end.
+
+    Raises:
+        ValueError: if it has no end.
+    """
+    steps = trainer.estimated_stepping_batches
+    schedules = [part for part in trainer.callbacks if isinstance(part, GradientAccumulationScheduler)]
+    batches = trainer.num_training_batches
+    if schedules and trainer.max_epochs not in (None, -1) and batches != float("inf"):
+        factors = [schedules[0].get_accumulate_grad_batches(epoch) for epoch in range(trainer.max_epochs)]
+        steps = sum(math.ceil(batches / factor) for factor in factors)
+        steps = steps if trainer.max_steps == -1 else min(steps, trainer.max_steps)
+    if not 0 < steps < float("inf"):  # -1 for data without length
+        raise ValueError(
+            "`max_epochs` or `max_steps` of the Trainer must be set, and for data without a length `max_steps`, or "
+            f"`limit_train_batches`: schedules are fractions of the training, got {steps} steps"
+        )
+    return int(steps)
+
+
+def what_is_open(method: Method, step: int, steps: int) -> str | None:
+    """What to say at the end of a training in which the method has not chosen what to keep, or None.
+
+    Example:
+        >>> what_is_open(Dense(), 5, 10) is None
+        True
+    """
+    if isinstance(method, Dense) or method.has_chosen or step == 0:
+        return None
+    density = method.figures().get("density")
+    now = "" if density is None else f" The density is {density:.2f} now."
+    reason = (
+        "it ended early, as by EarlyStopping, `max_time` or a signal: give them a `min_epochs` or `min_steps` after "
+        "the choice, or plan fewer epochs"
+        if step < steps
+        else "its schedule ends later: look at its fractions of the training"
+    )
+    return (
+        f"the training ended after step {step} of {steps}, before {type(method).__name__} had chosen what to keep, so "
+        f"its budget or density is not met and the rest would not be fine-tuned.{now} In fact {reason}; a run that "
+        "goes on from the last checkpoint chooses when its time comes"
+    )

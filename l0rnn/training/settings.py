@@ -6,6 +6,8 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from l0rnn.foreign_text import printable
+
 _OF_LATENCY = ("milliseconds", "batch", "steps", "threads", "device", "table")
 
 
@@ -66,7 +68,7 @@ def from_settings(settings: Mapping[str, Any], classes: Mapping[str, type]) -> A
         arguments = {key: value for key, value in arguments.items() if key not in _OF_LATENCY}
     unknown = set(arguments) - set(inspect.signature(classes[name]).parameters)
     if unknown:
-        raise ValueError(f"{name} has no argument {', '.join(sorted(unknown))}")
+        raise ValueError(f"{name} has no argument {printable(', '.join(sorted(unknown)))}")
     return classes[name](**arguments)
 
 

@@ -9,9 +9,9 @@ from lightning import Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from l0rnn import OUTSIDE, PrunableModule, Wiring, reads
+from l0rnn import PrunableModule
 
-WIRING = Wiring({"rnn": reads(OUTSIDE), "head": reads("rnn")})
+INPUTS = torch.randn(5, 3, 4, generator=torch.Generator().manual_seed(0))
 
 
 class Net(nn.Module):
@@ -31,8 +31,12 @@ def square_loss(network: nn.Module, batch: Any) -> Tensor:
 
 def make(method: Any = None, network: nn.Module | None = None, **options: Any) -> PrunableModule:
     """A training module over `Net`, or another network of the same two layers."""
-    options = {"optimizer": lambda parameters: torch.optim.Adam(parameters, lr=0.01), "loss": square_loss} | options
-    return PrunableModule(network or Net(), WIRING, method=method, **options)
+    options = {
+        "optimizer": lambda parameters: torch.optim.Adam(parameters, lr=0.01),
+        "loss": square_loss,
+        "example_inputs": INPUTS,
+    } | options
+    return PrunableModule(network or Net(), method=method, **options)
 
 
 def segments() -> DataLoader:

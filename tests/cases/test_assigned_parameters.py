@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from l0rnn import OUTSIDE, Budget, L0Gates, Wiring, reads
+from l0rnn import Budget, L0Gates
 from l0rnn.methods import BlockGroupLasso, GradualMagnitude, GroupLasso, RandomStructure
 from l0rnn.methods.block import BlockPruning
+from l0rnn.tracing import trace
 
-WIRING = Wiring({"rnn": reads(OUTSIDE), "head": reads("rnn")})
+INPUTS = torch.randn(5, 3, 4)
 
 
 class Net(nn.Module):
@@ -46,11 +47,10 @@ def trained(network: nn.Module, method: Any) -> None:
 @pytest.mark.parametrize("replace", ["assign", "parameter"])
 def test_masks_act_on_the_parameters_that_the_network_has(make: Any, replace: str) -> None:
     network, method = Net(), make()
-    wiring = WIRING if not isinstance(method, RandomStructure) else Wiring(WIRING.reads, fixed=["head"])
+    fixed = ["head"] if isinstance(method, RandomStructure) else []
     if isinstance(method, RandomStructure):
         pytest.importorskip("networkx")
-        wiring = Wiring({"rnn": reads(OUTSIDE)}, fixed=["head"])
-    method.attach(network, wiring)
+    method.attach(network, trace(network, INPUTS, fixed=fixed))
     if replace == "assign":
         network.load_state_dict(Net().state_dict(), assign=True)
     else:
@@ -64,7 +64,7 @@ def test_masks_act_on_the_parameters_that_the_network_has(make: Any, replace: st
 @pytest.mark.parametrize("make", [lambda: L0Gates(Budget(density=0.5)), lambda: GroupLasso(0.1, density=0.5)])
 def test_gates_too(make: Any) -> None:
     network, method = Net(), make()
-    method.attach(network, WIRING)
+    method.attach(network, trace(network, INPUTS))
     state = {name: value.clone() for name, value in network.state_dict().items()}
     network.load_state_dict(state, assign=True)
     assert all(parameter is network.get_parameter(name) for name, parameter in network.named_parameters())

@@ -10,11 +10,9 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from l0rnn import OUTSIDE, L0GatedGRU, L0GatedLSTM, PrunableModule, Wiring, reads
+from l0rnn import L0GatedGRU, L0GatedLSTM, PrunableModule
 from l0rnn.training.evaluation import Evaluation, MeanLoss
 from tests.cases.situations import make, segments, trainer
-
-WIRING = Wiring({"rnn": reads(OUTSIDE), "head": reads("rnn")})
 
 
 class Tagger(nn.Module):
@@ -40,7 +38,7 @@ def padded() -> tuple[Tagger, list[Any], float]:
 
 def validated(net: nn.Module, batches: list[Any], loss: Any) -> float:
     data = DataLoader(batches, batch_size=None)
-    return trainer().validate(PrunableModule(net, WIRING, loss), data, verbose=False)[0]["valid/loss"]
+    return trainer().validate(PrunableModule(net, loss), data, verbose=False)[0]["valid/loss"]
 
 
 def cross_entropy(net: nn.Module, batch: Any) -> Any:

@@ -10,11 +10,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from l0rnn import Budget, GatedGRU, GatedLSTM, L0GatedLSTM, Penalty
-from l0rnn.equality import compare
-from l0rnn.latency_grid import CallSize
-from l0rnn.latency_table import LatencyTable
-from l0rnn.layers import Gates, RaggedRNN
-from l0rnn.methods import GradualMagnitude, GroupLasso, L0Gates, StructuredMagnitude
+from l0rnn.gates import Gates
+from l0rnn.recurrent.ragged_rnn import RaggedRNN
+from l0rnn.surgery.proof import compare
 
 
 class WithoutFloat64(TorchDispatchMode):
@@ -73,27 +71,6 @@ class TestWithoutFloat64:
         model.load_state_dict(saved.state_dict())
         assert (model.price.item(), model.price.dtype) == (0.25, torch.float32)
 
-    def test_latencies_keep_their_bits_whatever_they_are_cast_to(self) -> None:
-        from l0rnn.latency_grid import LayerGrid, LayerPlace
-
-        table = LatencyTable.from_measurements(
-            CallSize(1, 35),
-            {"decoder": LayerPlace(0, ("hidden",), ("words",))},
-            (LayerGrid("Linear", True, reads=(1, 8), units=(10,)),),
-            layers=[{"native": [[0.1], [0.8]]}],
-            wholes=[({"hidden": 1, "words": 10}, {"native": 0.2}), ({"hidden": 8, "words": 10}, {"native": 1.6})],
-        )
-        budget = Budget(milliseconds=1.0, batch=1, steps=35)
-        budget.use_table_(table)
-        budget.half()
-        other = Budget(milliseconds=1.0, batch=1, steps=35)
-        other.use_table_(table.with_values(table.values() * 2))
-        other.load_state_dict(budget.state_dict())
-        assert torch.equal(other.latency.values(), table.values())
-        before = {**budget.state_dict(), "measured": table.values() * 3}  # in float64, as it was saved once
-        other.load_state_dict(before)
-        assert torch.equal(other.latency.values(), table.values() * 3)
-
 
 def test_differences_are_as_exact_as_the_network() -> None:
     class Fixed(nn.Module):
@@ -120,11 +97,6 @@ class TestMeta:
             lambda: GatedLSTM(3, 5),
             lambda: GatedGRU(3, 5, gates="hidden"),
             lambda: RaggedRNN("GRU", 3, [[4], [5]]),
-            lambda: L0GatedLSTM(20, 8, 1, objective=Budget(density=0.5)),
-            lambda: L0GatedLSTM(20, 8, 1, method=GradualMagnitude(0.5)),
-            lambda: L0GatedLSTM(20, 8, 1, method=GroupLasso(0.5)),
-            lambda: L0GatedLSTM(20, 8, 1, method=StructuredMagnitude(0.5)),
-            lambda: L0GatedLSTM(20, 8, 1, method=L0Gates(Penalty(0.1))),
         ],
     )
     def test_all_is_made_there(self, make: Any) -> None:

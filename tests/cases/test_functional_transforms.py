@@ -10,27 +10,24 @@ from torch import nn
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jvp, vmap
 
-from l0rnn import OUTSIDE, Wiring, reads
-from l0rnn.blueprint import draw_blueprint
-from l0rnn.cross_entropy import cross_entropy
-from l0rnn.distillation import DistilledLoss
-from l0rnn.language_model import LanguageModel
-from l0rnn.layers.folding import fold, fold_into_one_block
-from l0rnn.layers.gating import gate_network_
+from l0rnn.gates.folding import fold, fold_into_one_block
+from l0rnn.gates.network import gate_network_
+from l0rnn.language.cross_entropy import cross_entropy
+from l0rnn.language.distillation import DistilledLoss
+from l0rnn.language.language_model import LanguageModel
 from l0rnn.methods.group_norms import _square_sums
-from l0rnn.onednn import onednn
+from l0rnn.recurrent.single_steps import onednn
+from l0rnn.tracing import trace
 
 # torch's own, when it first differentiates forwards
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
-
-WIRING = Wiring({"rnn": reads(OUTSIDE), "head": reads("rnn")})
 
 
 def network(kind: str, layer: Any = nn.GRU) -> Any:
     net = nn.ModuleDict({"rnn": layer(3, 5), "head": nn.Linear(5, 2)})
     net.forward = lambda x: net["head"](net["rnn"](x)[0])  # type: ignore[method-assign]
     if kind == "gated":
-        gate_network_(net, draw_blueprint(net, WIRING))
+        gate_network_(net, trace(net, torch.randn(6, 4, 3)))
     return net.eval()
 
 

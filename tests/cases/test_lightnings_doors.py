@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from l0rnn import Budget, L0GatedLSTM, L0Gates
 from l0rnn.export import load_dense, save_dense
-from l0rnn.language_model import LanguageModel
+from l0rnn.gates.network import network_gates
+from l0rnn.language.language_model import LanguageModel
 from l0rnn.training.shrunken import ShrunkenLanguageModel
 from tests.cases.situations import Net, make, segments, trainer
 
@@ -140,7 +141,7 @@ class TestMode:
 
         def loss(net: Any, batch: Any) -> Any:
             output = net(batch[0])
-            drawn.append(net.rnn.gates["l0"].value.detach().clone())
+            drawn.append(network_gates(net).value.detach().clone())
             return (output - batch[1]).square().mean()
 
         small = load_dense(save_dense(Net(), tempfile.mkdtemp()), Net())

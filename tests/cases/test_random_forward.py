@@ -8,10 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from l0rnn import OUTSIDE, Wiring, reads, shrink
+from l0rnn import shrink
 from l0rnn.sparse import sparse_form
 
-WIRING = Wiring({"encoder": reads(OUTSIDE), "latent": reads("encoder")}, fixed=["decoder"])
 GATES = {"encoder.l0": (torch.arange(16) % 2).float()}
 
 
@@ -37,6 +36,12 @@ class NoiseOnUnits(SequenceVAE):
         return self.decoder(self.latent(units + torch.randn_like(units)).chunk(2, -1)[0])
 
 
+class NoiseOfASize(SequenceVAE):
+    def forward(self, x: Tensor) -> Tensor:
+        units = self.encoder(x)[0]
+        return self.decoder(self.latent(units + torch.randn(units.size(-1))).chunk(2, -1)[0])
+
+
 class OwnGenerator(SequenceVAE):
     numbers = itertools.count()
 
@@ -47,33 +52,39 @@ class OwnGenerator(SequenceVAE):
 
 @pytest.mark.parametrize("kind", [SequenceVAE, DroppedAlways])
 def test_both_networks_start_from_the_same_random_numbers(kind: type[SequenceVAE]) -> None:
-    small = shrink(kind(), WIRING, GATES, example_inputs=torch.randn(5, 2, 4))
+    small = shrink(kind(), GATES, example_inputs=torch.randn(5, 2, 4))
     assert small.encoder.hidden_size == 8
 
 
 def test_the_callers_random_numbers_go_on_as_if_nothing_had_been_compared() -> None:
     network, inputs = SequenceVAE(), torch.randn(5, 2, 4)
     torch.manual_seed(3)
-    shrink(network, WIRING, GATES, example_inputs=inputs)
+    shrink(network, GATES, example_inputs=inputs)
     after = torch.rand(1)
     torch.manual_seed(3)
-    shrink(network.eval(), WIRING, GATES, example_inputs=torch.zeros(1, 1, 4))
+    shrink(network.eval(), GATES, example_inputs=torch.zeros(1, 1, 4))
     assert torch.equal(torch.rand(1), after)
 
 
 def test_noise_whose_number_follows_the_width_is_named() -> None:
-    with pytest.raises(ValueError, match=r"draws random numbers in evaluation mode.*their number follows the widths"):
-        shrink(NoiseOnUnits(), WIRING, GATES, example_inputs=torch.randn(5, 2, 4))
+    with pytest.raises(ValueError, match="'encoder.l0', which cannot be pruned: `randn_like` draws random numbers"):
+        shrink(NoiseOnUnits(), GATES, example_inputs=torch.randn(5, 2, 4))
+
+
+def test_noise_that_only_the_proof_sees_too() -> None:
+    said = r"draws random numbers in evaluation mode.*where their number follows the widths.*at fault: encoder.l0"
+    with pytest.raises(ValueError, match=said):
+        shrink(NoiseOfASize(), GATES, example_inputs=torch.randn(5, 2, 4))
 
 
 def test_a_network_that_differs_from_itself_is_named() -> None:
     with pytest.raises(ValueError, match="differs from itself by .* twice from the same random numbers"):
-        shrink(OwnGenerator(), WIRING, GATES, example_inputs=torch.randn(5, 2, 4))
+        shrink(OwnGenerator(), GATES, example_inputs=torch.randn(5, 2, 4))
 
 
 def test_the_sparse_form_too() -> None:
     network = SequenceVAE().eval()
     with torch.no_grad():
         network.encoder.weight_hh_l0[:, 2:] = 0
-    sparse = sparse_form(network, WIRING, layout="csr", example_inputs=torch.randn(5, 2, 4))
+    sparse = sparse_form(network, layout="csr", example_inputs=torch.randn(5, 2, 4))
     assert sparse.sparse_report.max_abs_difference < 1e-5

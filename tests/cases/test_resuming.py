@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from l0rnn import OUTSIDE, Budget, L0GatedGRU, L0GatedLSTM, L0Gates, PrunableModule, Wiring, reads
+from l0rnn import Budget, L0GatedGRU, L0GatedLSTM, L0Gates, PrunableModule
 from l0rnn.methods import GradualMagnitude
 from l0rnn.training.batches import detached
 from l0rnn.training.resuming import state_to_save
@@ -24,6 +24,9 @@ class Net(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.rnn, self.head = nn.GRU(4, 8, batch_first=True), nn.Linear(8, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.rnn(x)[0])
 
 
 X = torch.randn(20, 5, 4, generator=torch.Generator().manual_seed(1))
@@ -40,10 +43,10 @@ def fit(loader: dict[str, Any], method: Any, path: Any = None, **options: Any) -
 
     module = PrunableModule(
         Net(),
-        Wiring({"rnn": reads(OUTSIDE), "head": reads("rnn")}),
         loss,
         method(),
         optimizer=lambda p: torch.optim.Adam(p, lr=0.01),
+        example_inputs=X[:2],
     )
     data = DataLoader(TensorDataset(X, torch.arange(20)), batch_size=5, **loader)
     options = {"max_epochs": 3} | options

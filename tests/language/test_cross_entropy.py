@@ -95,8 +95,8 @@ class TestTargetsThatDoNotFit:
 
     @pytest.mark.parametrize("targets", [torch.zeros(3, 2), torch.zeros(2, 5), torch.zeros(10)])
     def test_next_words_of_another_shape(self, targets: torch.Tensor) -> None:
-        from l0rnn.distillation import DistilledLoss
-        from l0rnn.language_model import LanguageModel, next_word_loss
+        from l0rnn.language.distillation import DistilledLoss
+        from l0rnn.language.language_model import LanguageModel, next_word_loss
 
         network, tokens = LanguageModel(7, 3, 3), torch.zeros(5, 2, dtype=torch.int64)
         for loss in (next_word_loss, DistilledLoss(LanguageModel(7, 3, 3))):

@@ -82,14 +82,14 @@ def test_gates_close_and_units_are_removed_on_the_way(tmp_path: Path) -> None:
 def test_a_tied_network_stays_tied_when_units_are_removed_and_when_it_learns_on(tmp_path: Path) -> None:
     config = with_callbacks(base(method=L0, tied=True, embedding_size=8), SCALE, REMOVE)
     pruned = captured_run.train_run(config, tmp_path / "pruned", **FIGURES)
-    assert set(pruned["widths"]) == {"encoder.l0"}  # the embedding has the units of the last layer
-    assert pruned["widths"]["encoder.l0"] < 8
+    assert set(pruned["widths"]) == {"embedding"}  # the last layer has its units
+    assert pruned["widths"]["embedding"] < 8
     init_args = {"network": pruned["model"], "teacher": pruned["model"], "learning_rate": 0.5}
     name = "l0rnn.training.shrunken.ShrunkenLanguageModel"
     later = captured_run.train_run(
         {**base(), "model": {"class_path": name, "init_args": init_args}}, tmp_path / "later", **FIGURES
     )
-    small = LanguageModel(WORDS, width := pruned["widths"]["encoder.l0"], width, num_layers=1, tied=True)
+    small = LanguageModel(WORDS, width := pruned["widths"]["embedding"], width, num_layers=1, tied=True)
     for result in (pruned, later):
         assert result["parameters"] == sum(parameter.numel() for parameter in small.parameters())
         assert "decoder.weight" not in weights(result)

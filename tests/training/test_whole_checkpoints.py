@@ -15,10 +15,10 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from l0rnn.export import aside as module
+from l0rnn.export import directory as module
 from l0rnn.export import load_dense, save_dense
-from l0rnn.export.aside import written_aside
-from l0rnn.language_model import LanguageModel
+from l0rnn.export.directory import written_aside
+from l0rnn.language.language_model import LanguageModel
 from l0rnn.training.whole_checkpoints import WholeCheckpoints
 from tests.cases.situations import make, segments, trainer
 
@@ -99,7 +99,7 @@ class TestExports:
     def test_a_killed_one_leaves_nothing_once_the_next_is_there(self, tmp_path: Path) -> None:
         program = (
             "import sys, time\n"
-            "from l0rnn.export.aside import written_aside\n"
+            "from l0rnn.export.directory import written_aside\n"
             "with written_aside(sys.argv[1], overwrite=True) as aside:\n"
             "    (aside / 'config.json').write_text('{}')\n"
             "    print('written', flush=True)\n"

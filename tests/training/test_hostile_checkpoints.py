@@ -18,12 +18,12 @@ import torch
 
 from l0rnn import Budget, L0GatedGRU, L0GatedLSTM, Penalty
 from l0rnn.cli import main
-from l0rnn.language_model import LanguageModel
+from l0rnn.language.language_model import LanguageModel
 from l0rnn.methods import GradualMagnitude, L0Gates
 from l0rnn.models import CLASSES, load_model
-from l0rnn.settings import refuse_foreign, settings_of
 from l0rnn.training.checkpoint_file import TensorHeader, read_header, settings_in, shapes_in
 from l0rnn.training.resuming import model_in
+from l0rnn.training.settings import refuse_foreign, settings_of
 from l0rnn.training.shrunken import ShrunkenLanguageModel, load_shrunken
 
 MIB = 2**20
@@ -92,17 +92,9 @@ class TestPaths:
         content["hyper_parameters"]["method"]["objective"] = budget
         path = written(content, tmp_path)
         for load in (load_model, L0GatedLSTM.load_from_checkpoint):
-            with pytest.raises(ValueError, match=r"`table` of a budget in a checkpoint .*, got '/"):
+            with pytest.raises(ValueError, match="Budget has no argument batch, milliseconds, steps, table"):
                 load(path)
         assert not target.parent.exists()
-
-    def test_a_budget_that_would_measure(self, content: dict[str, Any], tmp_path: Path) -> None:
-        budget = {"class": "Budget", "milliseconds": 1.0, "batch": 1, "steps": 10**6}
-        content["hyper_parameters"]["method"]["objective"] = budget
-        started = time.monotonic()
-        with pytest.raises(ValueError, match="`table` of a budget in a checkpoint must be"):
-            load_model(written(content, tmp_path))
-        assert time.monotonic() - started < 10
 
     def test_a_method_reads_no_file(self, content: dict[str, Any], tmp_path: Path) -> None:
         method = {"class": "GradualMagnitude", "density": 0.5, "schedule": "two_slope", "dense": "/etc/passwd"}
@@ -111,8 +103,8 @@ class TestPaths:
             load_model(written(content, tmp_path))
 
     def test_as_an_objective(self, content: dict[str, Any], tmp_path: Path) -> None:
-        content["hyper_parameters"]["objective"] = {"class": "Budget", "milliseconds": 1.0, "table": "/tmp/x\x1b[2J"}
-        with pytest.raises(ValueError, match="`table`") as caught:
+        content["hyper_parameters"]["objective"] = {"class": "Budget", "density": 0.5, "/tmp/x\x1b[2J": 1}
+        with pytest.raises(ValueError, match="Budget has no argument") as caught:
             load_model(written(content, tmp_path))
         assert "\x1b" not in str(caught.value)
 
@@ -256,12 +248,12 @@ class TestFiles:
     @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
     def test_weights_that_are_not_finite(self, value: float, content: dict[str, Any], tmp_path: Path) -> None:
         content["state_dict"]["network.decoder.bias"][3] = value
-        with pytest.raises(ValueError, match=r"the weights 'decoder.bias' are NaN or infinite"):
+        with pytest.raises(ValueError, match=r"finite weights, but 'decoder.bias' holds NaN or infinity"):
             load_model(written(content, tmp_path))
 
     def test_shrunken_weights_that_are_not_finite(self, shrunken: dict[str, Any], tmp_path: Path) -> None:
         shrunken["state_dict"]["network.decoder.bias"][3] = float("nan")
-        with pytest.raises(ValueError, match=r"the weights 'decoder.bias' are NaN or infinite"):
+        with pytest.raises(ValueError, match=r"finite weights, but 'decoder.bias' holds NaN or infinity"):
             load_shrunken(written(shrunken, tmp_path))
 
 
