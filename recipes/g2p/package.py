@@ -61,7 +61,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     with np.load(path, allow_pickle=False) as arrays:
         missing = [name for name in ARRAYS if name not in arrays.files]
         if missing:
-            raise ValueError(f"`path` must hold the arrays of g2p_en, got none of {', '.join(missing)} in {str(path)!r}")
+            raise ValueError(f"`path` must hold the arrays of g2p_en, got none of {missing} in {str(path)!r}")
         return {name: arrays[name] for name in ARRAYS}
 
 
