@@ -3,8 +3,8 @@
 import numpy as np
 
 VOWELS = "AA AE AH AO AW AY EH ER EY IH IY OW OY UH UW"
-SOUNDS = "UW B CH D DH F G HH JH K L M N NG P R S SH T TH V W Y Z ZH".split(" ")
-SOUNDS += [vowel + stress for vowel in VOWELS.split(" ") for stress in "012"]
+OTHERS = "UW B CH D DH F G HH JH K L M N NG P R S SH T TH V W Y Z ZH"  # consonants, and one vowel without stress
+SOUNDS = OTHERS.split(" ") + [vowel + stress for vowel in VOWELS.split(" ") for stress in "012"]
 PHONEMES = ["<pad>", "<unk>", "<s>", "</s>", *sorted(SOUNDS)]
 
 

@@ -133,7 +133,7 @@ class Run:
         if self.after_step is not None:
             self.after_step()
         self._follow()
-        return float(loss)
+        return loss.item()
 
     @torch.no_grad()
     def _follow(self) -> None:

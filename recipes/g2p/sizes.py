@@ -1,0 +1,98 @@
+"""How large networks are, and how long they take for a word in the package's own code."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from recipes.g2p.package import package_class
+from recipes.g2p.words import Pronunciation
+
+_ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Times:
+    """Milliseconds for a word, medians over words that dense and small network had in turn.
+
+    Attributes:
+        dense: of the dense network.
+        small: of the small one.
+        speedup: the median of how many times faster a word is.
+    """
+
+    dense: float
+    small: float
+    speedup: float
+
+
+def multiply_adds(arrays: Mapping[str, np.ndarray], words: Mapping[str, Sequence[Pronunciation]]) -> float:
+    """Multiply-adds for a word in the package's code, the mean of words and their first pronunciations.
+
+    Args:
+        arrays: weights with the package's names.
+        words: what to read and to say; each with an end mark.
+    """
+    letters = sum(len(word) + 1 for word in words) / len(words)
+    phonemes = sum(len(many[0]) + 1 for many in words.values()) / len(words)
+    read = arrays["enc_w_ih"].size + arrays["enc_w_hh"].size
+    said = arrays["dec_w_ih"].size + arrays["dec_w_hh"].size + arrays["fc_w"].size
+    return letters * read + phonemes * said
+
+
+def paired_times(dense: Path, small: Path, words: Sequence[str], *, threads: int = 1) -> Times:
+    """Time two networks in the package's own code, each word by both in turn, in a process with so many threads.
+
+    Args:
+        dense: folder with a `checkpoint20.npz`.
+        small: likewise.
+        words: what to pronounce.
+        threads: of NumPy's matrix products.
+    """
+    names = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
+    done = subprocess.run(
+        [sys.executable, "-m", "recipes.g2p.sizes", str(dense.resolve()), str(small.resolve())],
+        input=" ".join(words),
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=_ROOT,
+        env={
+            **os.environ,
+            **dict.fromkeys(names, str(threads)),
+            "PYTHONPATH": os.pathsep.join([str(_ROOT), *sys.path]),
+        },
+    )
+    return Times(**json.loads(done.stdout))
+
+
+def _main() -> None:
+    networks = [package_class(Path(folder))() for folder in sys.argv[1:]]
+    rows: list[list[float]] = []
+    words = sys.stdin.read().split()
+    for word in [*words[:20], *words]:  # the first ones warm up
+        row = []
+        for network in networks:
+            best = float("inf")
+            for _ in range(3):
+                start = time.perf_counter()
+                network.predict(word)
+                best = min(best, time.perf_counter() - start)
+            row.append(1000 * best)
+        rows.append(row)
+    dense, small = zip(*rows[min(20, len(words)) :], strict=True)
+    speedup = statistics.median(one / other for one, other in zip(dense, small, strict=True))
+    print(json.dumps({"dense": statistics.median(dense), "small": statistics.median(small), "speedup": speedup}))
+
+
+if __name__ == "__main__":
+    _main()
