@@ -7,6 +7,8 @@ import importlib.metadata
 import importlib.util
 import os
 import types
+import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -54,14 +56,16 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: arrays are missing.
+        ValueError: it is no .npz, or arrays are missing.
     """
     if not path.is_file():
         raise FileNotFoundError(f"`path` must be an existing .npz of weights, got {str(path)!r}")
+    if not zipfile.is_zipfile(path):  # numpy would take it for a pickle, and advise to load that
+        raise ValueError(f"`path` must be an .npz of weights, got another file: {str(path)!r}")
     with np.load(path, allow_pickle=False) as arrays:
         missing = [name for name in ARRAYS if name not in arrays.files]
         if missing:
-            raise ValueError(f"`path` must hold the arrays of g2p_en, got none of {missing} in {str(path)!r}")
+            raise ValueError(f"`path` must have the arrays of g2p_en, missing are {missing} in {str(path)!r}")
         return {name: arrays[name] for name in ARRAYS}
 
 
@@ -72,7 +76,9 @@ def package_class(folder: Path) -> Any:
     all it calls work, and the reading of whole sentences does not.
     """
     source = package_folder("g2p_en") / "g2p.py"
-    tree = ast.parse(source.read_text(encoding="utf-8"))
+    with warnings.catch_warnings():  # its own: an escape that Python will refuse one day
+        warnings.simplefilter("ignore")
+        tree = ast.parse(source.read_text(encoding="utf-8"))
     tree.body = [node for node in tree.body if isinstance(node, ast.ClassDef)]
     names: dict[str, Any] = {
         "np": np,

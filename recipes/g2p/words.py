@@ -108,7 +108,7 @@ def phoneme_numbers(pronunciation: Iterable[str]) -> list[int]:
 
     Example:
         >>> phoneme_numbers(["K", "AE1", "B"])
-        [41, 8, 22]
+        [45, 8, 22]
     """
     return [_NUMBERS[phoneme] for phoneme in pronunciation]
 
