@@ -70,7 +70,7 @@ class Run:
             raise ValueError(f"`invented` must be given for {settings.invented} invented words in each epoch, got None")
         self.network, self.examples, self.settings, self.invented = network, examples, settings, invented
         self.extra_loss, self.after_step = extra_loss, after_step
-        self.average = copy.deepcopy(network)
+        self.average = copy.deepcopy(network) if settings.average else network
         self.optimizer = torch.optim.AdamW(
             network.parameters(), settings.learning_rate, betas=(0.9, 0.98), weight_decay=settings.weight_decay
         )
@@ -132,15 +132,16 @@ class Run:
         self.optimizer.step()
         if self.after_step is not None:
             self.after_step()
-        self._follow()
+        if self.settings.average:
+            self._follow()
         return loss.item()
 
     @torch.no_grad()
     def _follow(self) -> None:
         """The average follows the weights, faster in the beginning."""
         keep = min(self.settings.average, (1 + self.step) / (10 + self.step))
-        ours, theirs = list(self.average.parameters()), list(self.network.parameters())
-        torch._foreach_lerp_(ours, theirs, 1 - keep if self.settings.average else 1.0)
+        for ours, theirs in zip(self.average.parameters(), self.network.parameters(), strict=True):
+            ours.lerp_(theirs, 1 - keep)
 
     def save(self, path: Path) -> None:
         """Write everything that going on needs."""

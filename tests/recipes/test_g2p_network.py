@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from recipes.g2p import pure_numpy
-from recipes.g2p.files import rounded, save_arrays, save_int8, save_onnx, unrounded
+from recipes.g2p.files import rounded, save_arrays, save_int8, unrounded
 from recipes.g2p.network import G2P, padded, pronounce
+from recipes.g2p.onnx_file import save_onnx
 from recipes.g2p.package import package_class, published_arrays, read_arrays
 from recipes.g2p.sizes import multiply_adds, paired_times
 from recipes.g2p.symbols import BEGIN, LETTERS, PHONEMES
