@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -103,7 +104,13 @@ def padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     return table, lengths
 
 
-def pronounce(network: G2P, words: Sequence[str], *, batch_size: int = 500) -> list[tuple[str, ...]]:
+class Pronouncer(Protocol):
+    """A network that pronounces letters, at each step the likeliest phoneme."""
+
+    def greedy(self, letters: Tensor, lengths: Tensor) -> list[list[int]]: ...
+
+
+def pronounce(network: Pronouncer, words: Sequence[str], *, batch_size: int = 500) -> list[tuple[str, ...]]:
     """The phonemes of words of the letters a to z."""
     numbers = [letter_numbers(word) for word in words]
     order = sorted(range(len(words)), key=lambda place: len(numbers[place]))  # little padding

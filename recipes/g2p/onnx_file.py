@@ -18,8 +18,8 @@ _OPSET, _IR = 17, 8  # old enough for every runtime of the last years
 def save_onnx(path: Path, arrays: Mapping[str, np.ndarray], *, int8: bool = False) -> None:
     """Write an ONNX file.
 
-    It takes the numbers of a word's letters with the end mark, `letters` of shape `(letter,)`, int64, and gives those of
-    its phonemes without marks, `phonemes` of shape `(phoneme,)`.
+    It takes the numbers of a word's letters with the end mark, `letters` of shape `(letter,)`, int64, and gives those
+    of its phonemes without marks, `phonemes` of shape `(phoneme,)`.
 
     Args:
         path: the file.
