@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+
+_BY_ROWS = 100_000  # numbers of a matrix from which on it is kept by rows
 
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write float32 arrays as the package's `checkpoint20.npz` has them.
 
-    Matrices are laid out by columns: the package multiplies by their transposes, and NumPy is a little faster so.
+    The package multiplies by the transposes of its matrices. Those of a small network are laid out by columns, and its
+    transposes by rows: NumPy is faster so, and does not start threads for them; with large ones it is the reverse.
     """
-    np.savez(path, **{name: np.asfortranarray(array, dtype=np.float32) for name, array in arrays.items()})  # type: ignore[arg-type]
+    laid_out: dict[str, Any] = {
+        name: np.asarray(array, np.float32, order="F" if array.size < _BY_ROWS else "C")
+        for name, array in arrays.items()
+    }
+    np.savez(path, **laid_out)
 
 
 def rounded(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -41,4 +49,5 @@ def unrounded(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def save_int8(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write an .npz in int8, for `pure_numpy.py`; the package's own code cannot read it."""
-    np.savez(path, **rounded(arrays))  # type: ignore[arg-type]
+    small: dict[str, Any] = rounded(arrays)
+    np.savez(path, **small)

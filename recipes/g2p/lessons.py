@@ -1,4 +1,4 @@
-"""What networks are taught with: the dictionary, a teacher's opinion of it, and invented words as the teacher says them."""
+"""What networks are taught with: the dictionary, a teacher's opinion of it, and invented words as it says them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class TeacherSettings:
 
 
 def prepared(sides: dict[Side, Dictionary], settings: TeacherSettings, folder: Path, *, quiet: bool = False) -> Lessons:
-    """Train the teachers on the words for training alone and ask them; what is in the folder already is taken up again."""
+    """Train the teachers on the words for training alone and ask them; what the folder has is taken up again."""
     examples = Examples(sides["train"])
     if not settings.teachers:
         return Lessons(examples, None)

@@ -50,7 +50,7 @@ def figures(
     beside.mkdir(parents=True, exist_ok=True)
     save_arrays(folder / "checkpoint20.npz", arrays)
     save_int8(folder / "int8.npz", arrays)
-    np.savez(beside / "checkpoint20.npz", **published)  # type: ignore[arg-type]
+    save_arrays(beside / "checkpoint20.npz", published)
     network, rough = (G2P.from_arrays(some) for some in (arrays, unrounded(rounded(arrays))))
     errors, words = evaluate(network, sides["test"]), list(sides["test"])
     times = paired_times(beside, folder, words[:: max(1, len(words) // _TIMED_WORDS)])
