@@ -13,13 +13,10 @@ def invented_words(
 
     Args:
         words: the words to learn from.
-        count: how many different ones.
+        count: how many different ones, at most; a few words allow few others.
         avoid: words that must not be among them, such as those held out.
         context: how many letters before one decide about it; the more, the more the words are like true ones.
         seed: of the draw.
-
-    Raises:
-        ValueError: the words allow too few others.
 
     Example:
         >>> invented_words(["banana", "bandana", "cabana"], 1, context=2, seed=1)
@@ -42,6 +39,6 @@ def invented_words(
         word = text.strip("^$")
         if text.endswith("$") and word not in forbidden:
             found[word] = None
-            if len(found) == count:
-                return list(found)
-    raise ValueError(f"`count` must be at most what {len(known)} words allow, got {count}, but only {len(found)} exist")
+        if len(found) == count:
+            break
+    return list(found)

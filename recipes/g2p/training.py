@@ -51,7 +51,7 @@ class Run:
         network: the network to train, called as `network(letters, lengths, phonemes)`.
         examples: those of the dictionary.
         settings: how.
-        invented: examples that a teacher made up; needed if `settings.invented` is above 0.
+        invented: examples that a teacher made up; `settings.invented` of them, or all if they are fewer, in each epoch.
         extra_loss: something to add to the loss of every step, such as a penalty.
         after_step: called after every step.
     """
@@ -66,8 +66,6 @@ class Run:
         extra_loss: Callable[[], Tensor] | None = None,
         after_step: Callable[[], object] | None = None,
     ) -> None:
-        if settings.invented and invented is None:
-            raise ValueError(f"`invented` must be given for {settings.invented} invented words in each epoch, got None")
         self.network, self.examples, self.settings, self.invented = network, examples, settings, invented
         self.extra_loss, self.after_step = extra_loss, after_step
         self.average = copy.deepcopy(network) if settings.average else network
@@ -76,7 +74,7 @@ class Run:
         )
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.epoch, self.step = 0, 0
-        self.steps = settings.epochs * steps_of_epoch(examples, settings)
+        self.steps = settings.epochs * sum(math.ceil(count / settings.batch_size) for count in self._counts())
 
     def train(self, checkpoint: Path | None = None, *, title: str = "training", quiet: bool = False) -> nn.Module:
         """Train to the end and return the average.
@@ -109,17 +107,18 @@ class Run:
         self.epoch += 1
         return total / count
 
+    def _counts(self) -> tuple[int, int]:
+        """Examples of an epoch: of the dictionary, and invented."""
+        return len(self.examples), min(self.settings.invented, 0 if self.invented is None else len(self.invented))
+
     def _batches(self) -> Iterator[Batch]:
         size, generator = self.settings.batch_size, self.generator
         parts = [self.examples.epoch(size, generator)]
-        if self.settings.invented and self.invented is not None:
+        if self.invented is not None:
             parts.append(self.invented.epoch(size, generator, among=self.settings.invented))
-        counts = [len(self.examples), self.settings.invented][: len(parts)]
-        turns = [part for part, count in enumerate(counts) for _ in range(math.ceil(count / size))]
+        turns = [part for part, count in enumerate(self._counts()) for _ in range(math.ceil(count / size))]
         for turn in torch.randperm(len(turns), generator=generator).tolist():
-            batch = next(parts[turns[turn]], None)
-            if batch is not None:
-                yield batch
+            yield next(parts[turns[turn]])
 
     def _one_step(self, batch: Batch) -> float:
         self.step += 1
@@ -175,11 +174,6 @@ class Run:
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"])
         self.epoch, self.step = state["epoch"], state["step"]
-
-
-def steps_of_epoch(examples: Examples, settings: Settings) -> int:
-    """How many steps an epoch has."""
-    return math.ceil(len(examples) / settings.batch_size) + math.ceil(settings.invented / settings.batch_size)
 
 
 def rate(progress: float, warm: float) -> float:

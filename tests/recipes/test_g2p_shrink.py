@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import random
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
+from recipes.g2p import pure_numpy
 from recipes.g2p.files import save_arrays
 from recipes.g2p.network import G2P
-from recipes.g2p.pure_numpy import G2P as Pronouncer  # noqa: N811
 from recipes.g2p.report import table
 from recipes.g2p.shrink import main
+from recipes.g2p.symbols import PHONEMES
+from recipes.g2p.words import letter_numbers
 
 SOUNDS = {"a": "AE1", "b": "B", "d": "D", "i": "IH1", "n": "N", "o": "OW0", "t": "T"}
 
@@ -27,9 +29,10 @@ needs_package = pytest.mark.skipif(
 @pytest.fixture
 def dictionary(tmp_path: Path) -> Path:
     """Words that are spoken as they are spelt."""
-    words = [a + b + c + d for a in "bdnt" for b in "aio" for c in "bdnt" for d in "aio"]
+    draw = random.Random(1)
+    words = {"".join(draw.choices("abdinot", k=draw.randint(2, 9))) for _ in range(400)}
     path = tmp_path / "small.dict"
-    path.write_text("\n".join(f"{word} {' '.join(SOUNDS[letter] for letter in word)}" for word in words))
+    path.write_text("\n".join(f"{word} {' '.join(SOUNDS[letter] for letter in word)}" for word in sorted(words)))
     return path
 
 
@@ -40,7 +43,7 @@ def weights(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_density_must_be_one(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_density_must_be_one() -> None:
     with pytest.raises(SystemExit, match=r"`--density` must be in \(0, 1\], got 1.5"):
         main(["--density=1.5"])
 
@@ -48,3 +51,30 @@ def test_the_density_must_be_one(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_table_of_networks() -> None:
     rows = table({"small": {"word_error": 31.254, "density": 0.125, "bytes": 400_000, "milliseconds": 0.2}})
     assert rows.splitlines()[-1] == "| small | 31.25 % |  |  |  |  | 12.5% | 400,000 |  | 0.200 |  |"
+
+
+@needs_package
+def test_from_the_command_to_the_files(
+    dictionary: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib", reason="the package matplotlib is not installed")
+    runtime = pytest.importorskip("onnxruntime", reason="the package onnxruntime is not installed")
+    pytest.importorskip("onnx", reason="the package onnx is not installed")
+    out = tmp_path / "out"
+    options = ["--quick", f"--dictionary={dictionary}", f"--weights={weights}", f"--out={out}", "--threads=1"]
+    main(options)
+    result = json.loads((out / "result.json").read_text())
+    assert {"word_error", "phoneme_error", "density", "bytes", "milliseconds"} <= set(result)
+    assert "later_word_error" not in result
+    assert result["bytes"] == (out / "small" / "checkpoint20.npz").stat().st_size
+    assert "| published |" in capsys.readouterr().out
+    assert (out / "report.png").is_file()
+
+    said = pure_numpy.G2P(str(out / "small" / "checkpoint20.npz"))("bado")
+    session = runtime.InferenceSession(out / "small.onnx", providers=["CPUExecutionProvider"])
+    (numbers,) = session.run(None, {"letters": np.array(letter_numbers("bado"))})
+    assert [PHONEMES[number] for number in numbers] == said
+
+    main(options)  # all is there already
+    again = json.loads((out / "result.json").read_text())
+    assert again["word_error"] == result["word_error"]
