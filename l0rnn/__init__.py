@@ -5,14 +5,16 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from l0rnn.budget import Budget
-from l0rnn.hard_concrete import HardConcrete
-from l0rnn.layers import GatedGRU, GatedLSTM, GatedRNN, RaggedRNN
+from l0rnn.cost.budget import Budget
+from l0rnn.cost.objective import Penalty
+from l0rnn.gates.hard_concrete import HardConcrete
+from l0rnn.gates.recurrence import GatedGRU, GatedLSTM, GatedRNN
 from l0rnn.methods import Dense, L0Gates, Method
-from l0rnn.objective import Penalty
-from l0rnn.surgery import shrink
+from l0rnn.recurrent.ragged_rnn import RaggedRNN
+from l0rnn.surgery.shrink import shrink
 from l0rnn.version import __version__ as __version__
-from l0rnn.wiring import OUTSIDE, Wiring, reads
+from l0rnn.tracing import explain
+from l0rnn.training.pruner import Pruner
 
 if TYPE_CHECKING:
     from l0rnn.models import L0GatedGRU, L0GatedLSTM
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
 _LATE = {"L0GatedGRU": "l0rnn.models", "L0GatedLSTM": "l0rnn.models", "PrunableModule": "l0rnn.training"}
 
 __all__ = [
-    "OUTSIDE",
     "Budget",
     "Dense",
     "GatedGRU",
@@ -35,9 +36,9 @@ __all__ = [
     "Method",
     "Penalty",
     "PrunableModule",
+    "Pruner",
     "RaggedRNN",
-    "Wiring",
-    "reads",
+    "explain",
     "shrink",
 ]
 

@@ -18,7 +18,6 @@ Train a recurrent network with gates on its units, shrink it, and measure what t
   export    write a shrunken model in a format that runs elsewhere, and check it there
   generate  let a shrunken language model write
   bench     time dense and shrunken models side by side
-  tune      time a model with its widths rounded up, and say which multiple to shrink to
   compare   train several pruning methods under the same conditions, and put them into one table
 
   l0rnn fit --config recipes/penn_treebank/configs/small.yaml
@@ -101,7 +100,6 @@ def _parser() -> argparse.ArgumentParser:
     benches.add_argument("--plot", type=Path, help="where to draw it, as .png or .svg")
     benches.set_defaults(run=_bench)
     _add_compare(commands)
-    _add_tune(commands)
     return parser
 
 
@@ -151,23 +149,10 @@ def _add_compare(commands: Any) -> None:
     parser.set_defaults(run=_compare)
 
 
-def _add_tune(commands: Any) -> None:
-    parser = commands.add_parser("tune", help="time a model with its widths rounded up, and say what that gains")
-    parser.add_argument("model", type=Path, help="a trained checkpoint of L0GatedLSTM or L0GatedGRU")
-    for name, default in {"batch": 1, "steps": 35, "threads": 1}.items():
-        parser.add_argument(f"--{name}", type=int, default=default, help=f"of the calls (default: {default})")
-    multiples = [1, 4, 8, 16, 32]
-    parser.add_argument("--multiples", type=int, nargs="+", default=multiples, help="default: %(default)s")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
-    parser.add_argument("--seconds", type=float, default=1.0, help="measuring time per figure (default: 1.0)")
-    parser.add_argument("--out", type=Path, help="where to write the result as JSON")
-    parser.set_defaults(run=_tune)
-
-
 def _shrink(options: argparse.Namespace) -> None:
     from l0rnn.export import save_dense
     from l0rnn.models import load_model
-    from l0rnn.surgery import operate
+    from l0rnn.surgery.shrink import operate
 
     surgery = operate(load_model(options.checkpoint), multiple_of=options.multiple_of)
     save_dense(surgery.network, options.out, overwrite=options.overwrite)
@@ -209,7 +194,7 @@ def _shrunken(path: Path) -> tuple[Any, Any, Any]:
     """The shrunken network of a directory or checkpoint, with its vocabulary and figures where it has them."""
     from l0rnn.export import load_dense, read_config, read_vocabulary
     from l0rnn.models import load_model
-    from l0rnn.surgery import shrink
+    from l0rnn.surgery.shrink import shrink
     from l0rnn.training.shrunken import load_shrunken
 
     if path.is_dir():
@@ -224,8 +209,9 @@ def _shrunken(path: Path) -> tuple[Any, Any, Any]:
 def _generate(options: argparse.Namespace) -> None:
     import torch
 
-    from l0rnn.export import generate, open_streamer
+    from l0rnn.export import open_streamer
     from l0rnn.export.vocabulary import decode, encode
+    from l0rnn.models import generate
 
     streamer = open_streamer(options.model)
     if streamer.vocabulary is None:
@@ -240,17 +226,6 @@ def _bench(options: argparse.Namespace) -> None:
     from l0rnn.bench.command import run
 
     run(options, _network)
-
-
-def _tune(options: argparse.Namespace) -> None:
-    from l0rnn.models import load_model
-    from l0rnn.width_tuner import tune_widths
-
-    names = ("batch", "steps", "multiples", "threads", "device", "seconds")
-    report = tune_widths(load_model(options.model), **{name: getattr(options, name) for name in names})
-    print(report.table())
-    if options.out is not None:
-        report.save(options.out)
 
 
 def _compare(options: argparse.Namespace) -> None:
@@ -271,7 +246,7 @@ def _compare(options: argparse.Namespace) -> None:
 def _network(path: Path) -> Any:
     """The dense network of a path: a directory of `save_dense`, or a checkpoint, ungated at its full width."""
     from l0rnn.export import load_dense
-    from l0rnn.language_model import LanguageModel
+    from l0rnn.language.language_model import LanguageModel
     from l0rnn.models import load_model
     from l0rnn.training.shrunken import load_shrunken
 

@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from l0rnn.layers import Gates
-from l0rnn.wiring import OUTSIDE, Wiring, reads
+from l0rnn.gates import Gates
 
 CELLS: dict[str, tuple[type[nn.RNNBase], dict[str, Any]]] = {
     "LSTM": (nn.LSTM, {}),
@@ -45,9 +44,6 @@ class WordTagger(nn.Module):
         output, state = self.encoder(self.embedding(words), state)
         return self.decoder(self.norm(output)), state
 
-    @property
-    def wiring(self) -> Wiring:
-        return Wiring({"encoder": reads("embedding"), "norm": reads("encoder"), "decoder": reads("norm")})
 
 
 class StateClassifier(nn.Module):
@@ -65,7 +61,6 @@ class StateClassifier(nn.Module):
         last = torch.cat((h[-2], h[-1]), -1) if self.encoder.bidirectional else h[-1]
         return self.classifier(last)
 
-    wiring = Wiring({"encoder": reads(OUTSIDE), "classifier": reads("encoder")})
 
 
 class TiedLanguageModel(nn.Module):
@@ -82,7 +77,6 @@ class TiedLanguageModel(nn.Module):
         output, state = self.encoder(self.embedding(words), state)
         return self.decoder(output), state
 
-    wiring = Wiring({"encoder": reads("embedding"), "decoder": reads("encoder")})
 
 
 class TwoReaders(nn.Module):
@@ -103,15 +97,6 @@ class TwoReaders(nn.Module):
         joined = torch.relu(self.join(torch.cat((left, right, left * left), -1)))
         return self.decoder(self.top(joined)[0])
 
-    wiring = Wiring(
-        {
-            "left": reads("embedding"),
-            "right": reads("embedding"),
-            "join": reads("left", "right", "left"),
-            "top": reads("join"),
-            "decoder": reads("top"),
-        }
-    )
 
 
 def skip_without_bfloat16(cell: str = "LSTM", device: str = "cpu") -> None:

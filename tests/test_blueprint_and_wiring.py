@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from l0rnn.axes import GATES_PER_CELL
 from l0rnn.blueprint import Blueprint, draw_blueprint
-from l0rnn.layers import RaggedRNN
-from l0rnn.layers.gating import gate_network_
+from l0rnn.gates.network import gate_network_
+from l0rnn.recurrent.ragged_rnn import RaggedRNN
 from l0rnn.wiring import OUTSIDE, Wiring, reads
 from tests.networks import CELLS, STACKS, StateClassifier, TiedLanguageModel, TwoReaders, WordTagger
 

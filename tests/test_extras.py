@@ -18,14 +18,14 @@ for name in ("safetensors", "onnx", "onnxscript", "onnxruntime", "huggingface_hu
     sys.modules[name] = None
 import tempfile
 from l0rnn.export import export_program, export_torch, save_dense
-from l0rnn.language_model import LanguageModel
+from l0rnn.language.language_model import LanguageModel
 export_torch(LanguageModel(5, 3, 4), tempfile.mkdtemp())
 try:
     save_dense(LanguageModel(5, 3, 4), tempfile.mkdtemp())
 except ModuleNotFoundError as error:
     print(error)
 try:
-    import l0rnn.export.hub
+    import l0rnn.models.hub
 except ModuleNotFoundError as error:
     print(error)
 """

@@ -60,19 +60,6 @@ def names_of(node: ast.stmt) -> set[str]:
     return {ast.unparse(target) for target in targets}
 
 
-def tree_paths(text: str) -> list[str]:
-    """The paths in an annotated file tree, folders with a slash at the end."""
-    folders: list[str] = []
-    paths = []
-    for line in text.splitlines():
-        depth, name = (len(line) - len(line.lstrip())) // 2, line.split()[0]
-        folders = folders[:depth]
-        paths.append("".join([*folders, name]))
-        if name.endswith("/"):
-            folders.append(name)
-    return paths
-
-
 def run(code: str) -> str:
     """Run a script in the root of the repository, as a reader would; what it prints."""
     done = subprocess.run(
@@ -155,30 +142,6 @@ class TestLists:
         targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
         assert {"demo", "test", "lint"} <= named
         assert named <= targets
-
-    def test_the_tree_names_what_exists_and_misses_no_module(self) -> None:
-        listed = tree_paths(next(block for block in blocks(README, "text") if "l0rnn/\n" in block))
-        assert len(listed) == len(set(listed))
-        assert [path for path in listed if not (ROOT / path).exists()] == []
-        expected = {path.relative_to(ROOT).as_posix() for path in (ROOT / "l0rnn").glob("*.py")}
-        for folder in sorted((ROOT / "l0rnn").iterdir()):
-            files = {path.relative_to(ROOT).as_posix() for path in folder.glob("*.py")} if folder.is_dir() else set()
-            if files:
-                expected.add(f"{folder.relative_to(ROOT).as_posix()}/")
-                if files & set(listed):  # a folder is described by one line, or file by file
-                    expected |= files
-        assert sorted(path for path in expected - set(listed) if not path.endswith("__init__.py")) == []
-
-    def test_a_tree_is_read_by_its_indent(self) -> None:
-        assert tree_paths("a.md  x\nb/\n  c.py  y\n  d/\n    e.py  z\n  f.py\ng/  w") == [
-            "a.md",
-            "b/",
-            "b/c.py",
-            "b/d/",
-            "b/d/e.py",
-            "b/f.py",
-            "g/",
-        ]
 
     def test_the_places_of_the_demo_are_there(self) -> None:
         text = README.read_text(encoding="utf-8")

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from l0rnn.bench import benchmark
-from l0rnn.bench_report import BenchReport
-from l0rnn.layers import RaggedRNN
+from l0rnn.bench.report import BenchReport
+from l0rnn.recurrent.ragged_rnn import RaggedRNN
 
 MOST_OVER_BY_HAND = 1.02  # a RaggedRNN over torch layers of the same widths, called by hand
 MOST_OVER_BEST = 1.15  # one streaming step as it comes, over the best runtime of the network

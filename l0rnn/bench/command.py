@@ -31,7 +31,7 @@ def run(options: Any, load: Callable[[Path], Any]) -> None:
     if options.density is not None:
         baseline = networks[str(options.models[0])]
         example = torch.randint(words, (3, 2))
-        networks |= forms_with_zeros(baseline, baseline.wiring, options.density, example_inputs=example)
+        networks |= forms_with_zeros(baseline, options.density, example_inputs=example)
     report = benchmark_in(
         options.runtimes,
         networks,

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from l0rnn.bench.measure import benchmark
+from l0rnn.bench.report import BenchReport
 from l0rnn.bench.timing import Call, CannotRunError
-from l0rnn.bench_report import BenchReport
 from l0rnn.export import TorchStreamer
 from l0rnn.export.interface import flat
 from l0rnn.export.onnx_file import OPSET, check_versions, write_onnx

@@ -8,13 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from l0rnn.blueprint import draw_blueprint
 from l0rnn.sparse import sparse_form
-from l0rnn.wiring import Wiring
+from l0rnn.tracing.trace import trace
 
 
 def forms_with_zeros(
-    network: nn.Module, wiring: Wiring, density: float, *, block: int = 16, example_inputs: Any, seed: int = 0
+    network: nn.Module, density: float, *, block: int = 16, example_inputs: Any, seed: int = 0
 ) -> dict[str, nn.Module]:
     """Copies of a network with zeros at random places, in the forms in which such networks are run.
 
@@ -22,8 +21,7 @@ def forms_with_zeros(
     most is known before anything is trained.
 
     Args:
-        network: plain torch layers and `RaggedRNN`, on the CPU.
-        wiring: what each layer reads; every matrix that it describes gets zeros, embeddings do not.
+        network: plain torch layers and `RaggedRNN`, on the CPU; every matrix gets zeros, embeddings do not.
         density: fraction of the weights, or of the blocks, that is not 0.
         block: rows and columns of a block of BSR.
         example_inputs: arguments of the network's forward; a tuple, or the only argument.
@@ -37,27 +35,27 @@ def forms_with_zeros(
 
     Example:
         >>> network = nn.Sequential(nn.Embedding(50, 16), nn.Linear(16, 64))
-        >>> forms = forms_with_zeros(network, Wiring({"1": ["0"]}), 0.25, block=8, example_inputs=torch.arange(50))
+        >>> forms = forms_with_zeros(network, 0.25, block=8, example_inputs=torch.arange(50))
         >>> list(forms), forms["dense with zeros"][1].weight.count_nonzero().item()
         (['dense with zeros', 'CSR', 'BSR 8'], 256)
     """
     if not 0 < density < 1:
         raise ValueError(f"`density` must be in (0, 1), the fraction of weights that is not 0, got {density}")
     generator = torch.Generator().manual_seed(seed)
-    single = _with_zeros(network, wiring, density, 1, generator)
-    csr = sparse_form(single, wiring, layout="csr", example_inputs=example_inputs)
-    blocks = _with_zeros(network, wiring, density, block, generator)
-    bsr = sparse_form(blocks, wiring, layout="bsr", block=block, example_inputs=example_inputs)
+    single = _with_zeros(network, density, 1, generator, example_inputs)
+    csr = sparse_form(single, layout="csr", example_inputs=example_inputs)
+    blocks = _with_zeros(network, density, block, generator, example_inputs)
+    bsr = sparse_form(blocks, layout="bsr", block=block, example_inputs=example_inputs)
     return {"dense with zeros": single, "CSR": csr, f"BSR {block}": bsr}
 
 
 @torch.no_grad()
 def _with_zeros(
-    network: nn.Module, wiring: Wiring, density: float, block: int, generator: torch.Generator
+    network: nn.Module, density: float, block: int, generator: torch.Generator, example_inputs: Any
 ) -> nn.Module:
     copied = copy.deepcopy(network).eval()
-    for weight in draw_blueprint(copied, wiring).weights:
-        if weight.reads is not None:
+    for weight in trace(copied, example_inputs).weights.values():
+        if weight.is_matrix:
             parameter = copied.get_parameter(weight.name)
             parameter.mul_(random_blocks((parameter.shape[0], parameter.shape[1]), block, density, generator))
     return copied

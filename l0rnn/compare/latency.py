@@ -11,20 +11,19 @@ from typing import Any
 from torch import nn
 
 from l0rnn.bench import benchmark
-from l0rnn.bench_report import BenchReport
+from l0rnn.bench.report import BenchReport
 from l0rnn.compare.one_run import build
 from l0rnn.compare.plan import Plan
 from l0rnn.export import load_dense
 from l0rnn.sparse import NothingSparseError, sparse_form, stored_bytes
 
 
-def deployed_forms(result: Mapping[str, Any], template: nn.Module, wiring: Any, inputs: Any) -> dict[str, nn.Module]:
+def deployed_forms(result: Mapping[str, Any], template: nn.Module, inputs: Any) -> dict[str, nn.Module]:
     """Form → network for inference: dense, and where there are zeros in the weights CSR and BSR.
 
     Args:
         result: what a run wrote.
         template: a network of the run's class, of any size.
-        wiring: what its layers read.
         inputs: example inputs, on which each form is compared with the dense one.
     """
     network = load_dense(result["model"], template)
@@ -34,7 +33,7 @@ def deployed_forms(result: Mapping[str, Any], template: nn.Module, wiring: Any, 
         layouts[f"BSR {result['block']}"] = {"layout": "bsr", "block": result["block"]}
     for form, options in layouts.items():
         with suppress(NothingSparseError):
-            forms[form] = sparse_form(network, wiring, example_inputs=inputs, **options)
+            forms[form] = sparse_form(network, example_inputs=inputs, **options)
     return forms
 
 
@@ -65,7 +64,7 @@ def measure(
     networks: dict[str, nn.Module] = {}
     sizes: dict[str, dict[str, int]] = {}
     for name, result in finished.items():
-        forms = deployed_forms(result, model.network, model.wiring, model.example_input_array)
+        forms = deployed_forms(result, model.network, model.example_input_array)
         sizes[name] = {form: stored_bytes(network) for form, network in forms.items()}
         networks |= {f"{name} · {form}": network for form, network in forms.items()}
     report = benchmark(networks, model.inputs_of_size, grid=plan.grid, threads=[plan.threads], seconds=seconds)

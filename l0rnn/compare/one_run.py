@@ -12,10 +12,10 @@ from typing import Any
 import torch
 import yaml
 
-from l0rnn.blueprint import draw_blueprint
-from l0rnn.cost import Cost, cost, masked_cost
+from l0rnn.cost.cost import Cost, cost, masked_cost
 from l0rnn.export import save_dense
-from l0rnn.surgery import operate
+from l0rnn.surgery.shrink import operate
+from l0rnn.tracing.trace import trace
 from l0rnn.training.callbacks import Paused, PauseOnSignal, WriteProgress
 from l0rnn.training.configuration import build_run, last_checkpoint, training_seconds
 
@@ -52,7 +52,7 @@ def train_run(
     """
     # whoever runs several of these shows one line for each
     model, data, trainer = build(config, folder, extra=[*extra, "--trainer.enable_progress_bar=false"])
-    whole = cost(draw_blueprint(model.network, model.wiring))  # now: units may be removed while it trains
+    whole = cost(model.units)  # now: units may be removed while it trains
     pause = PauseOnSignal(folder / "checkpoints" / "last.ckpt")  # the last, after all others have done their part
     trainer.callbacks.extend([WriteProgress(folder / PROGRESS, quality=quality), pause])
     trainer.fit(model, data, ckpt_path=last_checkpoint(folder))
@@ -102,8 +102,8 @@ def write_result(
     surgery = operate(model.eval())
     save_dense(surgery.network, folder / MODEL, overwrite=True)
     masks = model.method.masks()
-    blueprint = draw_blueprint(surgery.network, model.wiring)
-    kept = masked_cost(blueprint, masks) if masks else cost(blueprint)
+    units = trace(surgery.network, model.example_input_array)
+    kept = masked_cost(units, masks) if masks else cost(units)
     result = {
         "quality": figures[quality],
         "final": figures[final],
@@ -112,7 +112,7 @@ def write_result(
         "parameters_without_embedding": kept.parameters_without_embedding,
         "multiply_adds": kept.multiply_adds,
         "density": kept.multiply_adds / whole.multiply_adds,
-        "widths": {axis.name: axis.size for axis in blueprint.prunable()},
+        "widths": {axis: kept_units for axis, (kept_units, _) in surgery.widths.items()},
         "block": block_of(model.method) if masks else None,
         "has_zeros": bool(masks),
         "max_abs_difference": surgery.max_abs_difference,

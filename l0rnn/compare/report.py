@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from l0rnn.bench_report import BenchReport
+from l0rnn.bench.report import BenchReport
 from l0rnn.compare.plan import Plan
 
 

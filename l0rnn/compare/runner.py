@@ -18,10 +18,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from l0rnn.compare.board import Board, progress_line
-from l0rnn.compare.kept_results import keep_result, missing_models, results_so_far, run_folder
 from l0rnn.compare.one_run import CONFIG, PROGRESS, RESULT, build
 from l0rnn.compare.plan import Plan, Run
+from l0rnn.compare.progress import Board, progress_line
+from l0rnn.compare.results import keep_result, missing_models, results_so_far, run_folder
 
 LOG = "log.txt"
 POLL = 0.5  # seconds between two looks at the running processes

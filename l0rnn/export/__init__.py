@@ -2,16 +2,15 @@
 
 from l0rnn.export.config import read_config
 from l0rnn.export.executorch_file import export_executorch
-from l0rnn.export.generation import generate
 from l0rnn.export.int8 import Int8Report, export_int8
 from l0rnn.export.measure import perplexity, text_columns
 from l0rnn.export.native import load_dense, save_dense
 from l0rnn.export.onnx_file import export_onnx
-from l0rnn.export.opening import open_streamer
+from l0rnn.export.open_streamer import open_streamer
 from l0rnn.export.program import export_program
 from l0rnn.export.streaming import Streamer, TorchStreamer
-from l0rnn.export.strict_json import read_json
 from l0rnn.export.torch_file import export_torch
+from l0rnn.export.untrusted_json import read_json
 from l0rnn.export.vocabulary import checked_vocabulary, read_vocabulary
 
 __all__ = [
@@ -24,7 +23,6 @@ __all__ = [
     "export_onnx",
     "export_program",
     "export_torch",
-    "generate",
     "load_dense",
     "open_streamer",
     "perplexity",

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from l0rnn.export.aside import CARD
 from l0rnn.export.config import Config
+from l0rnn.export.directory import CARD
 
 _FRONT_MATTER = """\
 ---

@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import nn
 
-from l0rnn.export.aside import CONFIG
-from l0rnn.export.describe import describe_layers, layer_widths, tied_parameters, wiring_of
-from l0rnn.export.strict_json import read_json, shown
+from l0rnn.export.describe import describe_layers, layer_widths, tied_parameters
+from l0rnn.export.directory import CONFIG
+from l0rnn.export.untrusted_json import read_json, shown
 from l0rnn.version import __version__
 
 FORMAT = 1
@@ -29,8 +29,6 @@ class Config:
         layers: layer → type and constructor arguments.
         tied: shared parameter → the name under which it is saved.
         widths: units of every layer and direction, for the reader; must agree with ``layers``.
-        wiring: layer → the layers it reads, or None if the network declares none.
-        fixed: the layers that the wiring fixes.
         has_vocabulary: whether there is a ``vocabulary.json``.
         figures: measured figures, such as ``{"valid perplexity": 120.5}``.
         version: the version of l0rnn that wrote it.
@@ -40,8 +38,6 @@ class Config:
     layers: dict[str, dict[str, Any]]
     tied: dict[str, str] = field(default_factory=dict)
     widths: dict[str, int] = field(default_factory=dict)
-    wiring: dict[str, list[str]] | None = None
-    fixed: tuple[str, ...] = ()
     has_vocabulary: bool = False
     figures: dict[str, Any] = field(default_factory=dict)
     version: str = ""
@@ -54,18 +50,15 @@ def config_of(network: nn.Module, *, has_vocabulary: bool = False, figures: Figu
         ValueError: if the network has gates or layers that the format cannot hold, or a figure is not a number or text.
 
     Example:
-        >>> from l0rnn.language_model import LanguageModel
+        >>> from l0rnn.language.language_model import LanguageModel
         >>> config_of(LanguageModel(50, 4, 6)).widths
         {'embedding': 4, 'encoder.l0': 6, 'encoder.l1': 6, 'decoder': 50}
     """
-    wiring = wiring_of(network)
     return Config(
         network=type(network).__name__,
         layers=describe_layers(network),
         tied=tied_parameters(network),
         widths=layer_widths(network),
-        wiring=None if wiring is None else {name: list(sources) for name, sources in wiring.reads.items()},
-        fixed=() if wiring is None else wiring.fixed,
         has_vocabulary=has_vocabulary,
         figures=checked_figures(figures),
         version=__version__,
@@ -89,13 +82,11 @@ def checked_figures(figures: Figures | None) -> dict[str, Any]:
 
 def write_config(config: Config, directory: Path) -> None:
     """Write ``config.json``."""
-    wiring = None if config.wiring is None else {"reads": config.wiring, "fixed": list(config.fixed)}
     details = {
         "network": config.network,
         "widths": config.widths,
         "layers": config.layers,
         "tied": config.tied,
-        "wiring": wiring,
         "vocabulary": config.has_vocabulary,
         "figures": config.figures,
     }
@@ -120,7 +111,6 @@ def read_config(directory: str | Path) -> Config:
     for key, kind in kinds.items():
         if not isinstance(content.get(key), kind):
             raise ValueError(f"{CONFIG} must have {key!r} as a {kind.__name__}, got {shown(content.get(key))}")
-    reads, fixed = _wiring(content.get("wiring"))
     wrong = [name for name, settings in content["layers"].items() if not isinstance(settings, dict)]
     if wrong:
         raise ValueError(f"{CONFIG} must describe each layer by its arguments, but not so {shown(wrong[0])}")
@@ -131,8 +121,6 @@ def read_config(directory: str | Path) -> Config:
         layers=content["layers"],
         tied=content["tied"],
         widths=content["widths"],
-        wiring=reads,
-        fixed=fixed,
         has_vocabulary=content["vocabulary"],
         figures=checked_figures(content["figures"]),
         version=str(content.get("l0rnn", ""))[:40],
@@ -154,17 +142,3 @@ def read_header(directory: str | Path, export: str | None = None) -> dict[str, A
     if export is not None and content["export"] != export:
         raise ValueError(f"{CONFIG} is that of a {shown(content['export'])} export, but a {export!r} one is needed")
     return content
-
-
-def _wiring(found: Any) -> tuple[dict[str, list[str]] | None, tuple[str, ...]]:
-    if found is None:
-        return None, ()
-    if isinstance(found, dict) and isinstance(found.get("reads"), dict) and _are_texts(found.get("fixed")):
-        reads = found["reads"]
-        if all(_are_texts(sources) and sources for sources in reads.values()):
-            return reads, tuple(found["fixed"])
-    raise ValueError(f"{CONFIG} must give the wiring as lists of layer names, got {shown(found)}")
-
-
-def _are_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(part, str) for part in value)

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from l0rnn.blueprint import RECURRENT, recurrent_sizes
-from l0rnn.layers import Gates, RaggedRNN
-from l0rnn.surgery import is_prunable
-from l0rnn.wiring import Wiring
+from l0rnn.recurrent.names import RECURRENT, recurrent_sizes
+from l0rnn.gates.gates import Gates
+from l0rnn.recurrent.ragged_rnn import RaggedRNN
+from l0rnn.surgery.shrink import is_prunable
 
 _RECURRENT_ARGUMENTS = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional")
 # layer type → the constructor arguments that say all about it
@@ -37,7 +37,7 @@ def refuse_gates(network: nn.Module) -> None:
         ValueError: if it is a training module, or has gates.
 
     Example:
-        >>> from l0rnn.layers import GatedLSTM
+        >>> from l0rnn.gates import GatedLSTM
         >>> refuse_gates(GatedLSTM(2, 3))
         Traceback (most recent call last):
         ...
@@ -112,7 +112,7 @@ def tied_parameters(network: nn.Module) -> dict[str, str]:
     """Name of a shared parameter → the name under which it is saved.
 
     Example:
-        >>> from l0rnn.language_model import LanguageModel
+        >>> from l0rnn.language.language_model import LanguageModel
         >>> tied_parameters(LanguageModel(50, 4, 4, tied=True))
         {'decoder.weight': 'embedding.weight'}
     """
@@ -122,12 +122,6 @@ def tied_parameters(network: nn.Module) -> dict[str, str]:
         if first.setdefault(id(parameter), name) != name:
             tied[name] = first[id(parameter)]
     return tied
-
-
-def wiring_of(network: nn.Module) -> Wiring | None:
-    """The wiring that a network carries as an attribute, if it does."""
-    found = getattr(network, "wiring", None)
-    return found if isinstance(found, Wiring) else None
 
 
 def vocabulary_size(network: nn.Module) -> int | None:

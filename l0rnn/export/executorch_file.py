@@ -7,10 +7,10 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from l0rnn.export.aside import CARD, EXECUTORCH, written_aside
 from l0rnn.export.card import figures_section
 from l0rnn.export.check import check_export, check_stream
 from l0rnn.export.config import Figures, checked_figures, write_header
+from l0rnn.export.directory import CARD, EXECUTORCH, written_aside
 from l0rnn.export.interface import Interface, State
 from l0rnn.export.program import trace
 from l0rnn.export.streaming import Streamer, TorchStreamer

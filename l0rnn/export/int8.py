@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from l0rnn.export.aside import ONNX, written_aside
 from l0rnn.export.check import UNSEEN
 from l0rnn.export.config import Figures, checked_figures
 from l0rnn.export.describe import tied_parameters
+from l0rnn.export.directory import ONNX, written_aside
 from l0rnn.export.interface import inputs_like
 from l0rnn.export.measure import perplexity, relative_error, sampled_text, step_milliseconds
 from l0rnn.export.onnx_file import OPSET, check_onnx, check_versions, write_onnx, write_onnx_config

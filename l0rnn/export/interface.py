@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from l0rnn.blueprint import RECURRENT, recurrent_sizes
+from l0rnn.recurrent.names import RECURRENT, recurrent_sizes
 from l0rnn.export.describe import DTYPES, outer_modules, vocabulary_size
-from l0rnn.export.strict_json import shown
-from l0rnn.language_model import LanguageModel
-from l0rnn.layers import RaggedRNN
+from l0rnn.export.untrusted_json import shown
+from l0rnn.language.language_model import LanguageModel
+from l0rnn.recurrent.ragged_rnn import RaggedRNN
 
 State = tuple[Tensor, ...]
 _MOST_UNITS = 10**8  # in a tensor of the state of one sequence
@@ -289,3 +289,31 @@ def _state_names(recurrent: list[nn.Module], count: int) -> list[str]:
         if len(names) == count:
             return names
     return [f"state_{index}" for index in range(count)]
+
+
+class FlatCall(nn.Module):
+    """Calls a network as `Interface` says, whatever its own form of state.
+
+    Args:
+        network: to be called.
+        nesting: of its state, as `interface_of` returned it; None if it takes none.
+
+    Example:
+        >>> import torch
+        >>> call = FlatCall(nn.LSTM(3, 5), ("tensor", "tensor"))
+        >>> len(call(torch.randn(4, 2, 3), torch.zeros(1, 2, 5), torch.zeros(1, 2, 5)))
+        3
+    """
+
+    def __init__(self, network: nn.Module, nesting: Any) -> None:
+        super().__init__()
+        self.network = network
+        self.nesting = nesting
+
+    def forward(self, input: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        """Output, and the state after the last step."""
+        if self.nesting is None:
+            found = self.network(input)
+            return (found[0] if isinstance(found, tuple) else found,)
+        output, state = self.network(input, nested(list(states), self.nesting))
+        return (output, *flat(state))

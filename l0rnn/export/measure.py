@@ -26,7 +26,7 @@ def perplexity(streamer: Streamer, tokens: Tensor, *, steps: int = 35) -> float:
 
     Example:
         >>> from l0rnn.export.streaming import TorchStreamer
-        >>> from l0rnn.language_model import LanguageModel
+        >>> from l0rnn.language.language_model import LanguageModel
         >>> untrained = TorchStreamer(LanguageModel(50, 4, 6, init_range=0.0))
         >>> round(perplexity(untrained, torch.randint(50, (20, 2))), 3)
         50.0

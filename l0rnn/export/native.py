@@ -10,16 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from l0rnn.blueprint import RECURRENT, draw_blueprint
-from l0rnn.export.aside import CONFIG, WEIGHTS, written_aside
 from l0rnn.export.card import write_card
 from l0rnn.export.config import Config, Figures, config_of, read_config, write_config
-from l0rnn.export.describe import DTYPES, describe_layers, layer_widths, vocabulary_size, wiring_of
+from l0rnn.export.describe import DTYPES, describe_layers, layer_widths, vocabulary_size
+from l0rnn.export.directory import CONFIG, WEIGHTS, written_aside
 from l0rnn.export.rebuild import check_names_and_shapes, empty_layers
-from l0rnn.export.strict_json import shown
+from l0rnn.export.untrusted_json import shown
 from l0rnn.export.vocabulary import checked_vocabulary, read_vocabulary, write_vocabulary
 from l0rnn.extras import require
-from l0rnn.language_model import LanguageModel
+from l0rnn.language.language_model import LanguageModel
+from l0rnn.recurrent.names import RECURRENT
+from l0rnn.recurrent.ragged_rnn import RaggedRNN
 
 # the names that the header of a safetensors file has for dtypes
 _DTYPES = {"F32": "float32", "F64": "float64", "F16": "float16", "BF16": "bfloat16"}
@@ -174,14 +175,20 @@ def _with_layers(network: nn.Module, layers: dict[str, nn.Module], config: Confi
         network.set_submodule(name, layer)
     if config.widths != layer_widths(network):
         raise ValueError(f"{CONFIG} has 'widths' that are not those of its 'layers'")
-    wiring = wiring_of(network)
-    if wiring is not None:
-        if config.wiring != wiring.reads or config.fixed != wiring.fixed:
-            raise ValueError(f"{CONFIG} has another wiring than a {type(network).__name__}")
-        draw_blueprint(network, wiring)  # layers that read one another agree in width
     if is_general and network.decoder.out_features != network.embedding.num_embeddings:  # type: ignore[union-attr]
         raise ValueError(f"{CONFIG} must give embedding and decoder the same number of words")
+    if is_general:  # layers that read one another agree in width
+        chain = [network.embedding.embedding_dim, network.encoder.input_size]  # type: ignore[union-attr]
+        chain += [_output_size(network.encoder), network.decoder.in_features]  # type: ignore[union-attr]
+        if chain[0] != chain[1] or chain[2] != chain[3]:
+            raise ValueError(f"{CONFIG} must give layers that read one another the same width, got {chain}")
     return network
+
+
+def _output_size(layer: Any) -> int:
+    if isinstance(layer, RaggedRNN):
+        return layer.output_size
+    return int(layer.proj_size or layer.hidden_size) * (2 if layer.bidirectional else 1)
 
 
 def _kind(layer: nn.Module, is_general: bool) -> tuple[Any, ...]:

@@ -9,12 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from l0rnn.export.aside import CARD, ONNX, written_aside
 from l0rnn.export.card import figures_section
 from l0rnn.export.check import TRACED, check_export, check_stream
 from l0rnn.export.config import Figures, checked_figures, write_header
-from l0rnn.export.flat_call import FlatCall
-from l0rnn.export.interface import Interface, inputs_like
+from l0rnn.export.directory import CARD, ONNX, written_aside
+from l0rnn.export.interface import FlatCall, Interface, inputs_like
 from l0rnn.export.onnx_run import OLDEST_RUNTIME, OnnxStreamer
 from l0rnn.export.onnx_twin import onnx_twin
 from l0rnn.export.streaming import TorchStreamer

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l0rnn.export.aside import ONNX
 from l0rnn.export.config import read_header
+from l0rnn.export.directory import ONNX
 from l0rnn.export.interface import Interface, State
 from l0rnn.export.streaming import Streamer
-from l0rnn.export.strict_json import shown
+from l0rnn.export.untrusted_json import shown
 from l0rnn.export.vocabulary import read_vocabulary
 from l0rnn.extras import require
 

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from l0rnn.blueprint import RECURRENT, recurrent_parameter_name, recurrent_sizes
+from l0rnn.recurrent.names import RECURRENT, recurrent_parameter_name, recurrent_sizes
 from l0rnn.export.describe import outer_modules
-from l0rnn.layers import RaggedRNN
+from l0rnn.recurrent.ragged_rnn import RaggedRNN
 
 # cell → where ONNX's gates are found among torch's: i o f c from i f g o, z r h from r z n
 GATE_ORDERS = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN": (0,)}

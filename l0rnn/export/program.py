@@ -10,16 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from l0rnn.export.aside import CARD, COMPILED, PROGRAM, written_aside
 from l0rnn.export.card import figures_section
 from l0rnn.export.check import check_export, check_stream
 from l0rnn.export.config import Figures, checked_figures, write_header
-from l0rnn.export.flat_call import FlatCall
-from l0rnn.export.interface import Interface, State, inputs_like
+from l0rnn.export.directory import CARD, COMPILED, PROGRAM, written_aside
+from l0rnn.export.interface import FlatCall, Interface, State, inputs_like
 from l0rnn.export.streaming import Streamer, TorchStreamer
 from l0rnn.export.vocabulary import checked_vocabulary, write_vocabulary
 from l0rnn.extras import quiet_exporters
-from l0rnn.onednn import row_major_
+from l0rnn.recurrent.single_steps import row_major_
 from l0rnn.version import __version__
 
 _BATCHES = (1, 3, 5)  # checked; the program is traced with another

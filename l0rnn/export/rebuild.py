@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import nn
 
-from l0rnn.export.aside import CONFIG, WEIGHTS
 from l0rnn.export.config import Config
 from l0rnn.export.describe import ARGUMENTS, DTYPES, LAYERS
-from l0rnn.export.strict_json import shown
-from l0rnn.layers.ragged_rnn import CLASSES
+from l0rnn.export.directory import CONFIG, WEIGHTS
+from l0rnn.export.untrusted_json import shown
+from l0rnn.recurrent.ragged_rnn import CLASSES
 
 _NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 _MOST_LAYERS = 10_000

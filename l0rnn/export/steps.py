@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, linear
 
-from l0rnn.language_model import LanguageModel
-from l0rnn.layers import RaggedRNN
-from l0rnn.onednn import MOST_SEQUENCES, MOST_STEPS, is_plain
+from l0rnn.language.language_model import LanguageModel
+from l0rnn.recurrent.ragged_rnn import RaggedRNN
+from l0rnn.recurrent.single_steps import MOST_SEQUENCES, MOST_STEPS, is_plain
 
 _WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
@@ -48,7 +48,7 @@ class LanguageModelSteps:
 
     @staticmethod
     def takes(tokens: Tensor) -> bool:
-        """Whether a call is one for cells, see `l0rnn.onednn.is_for_cells`."""
+        """Whether a call is one for cells, see `l0rnn.recurrent.single_steps.is_for_cells`."""
         return tokens.dim() == 2 and 0 < tokens.size(0) <= MOST_STEPS and 0 < tokens.size(1) <= MOST_SEQUENCES
 
     def __call__(self, tokens: Tensor, state: Sequence[Tensor] | None) -> tuple[Tensor, tuple[Tensor, ...]]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from l0rnn.export.describe import refuse_gates
 from l0rnn.export.interface import Interface, State, example_input_of, flat, interface_of, nested
 from l0rnn.export.steps import steps_of
-from l0rnn.onednn import column_major_, onednn
+from l0rnn.recurrent.single_steps import column_major_, onednn
 
 
 class Streamer(ABC):
@@ -65,7 +65,7 @@ class TorchStreamer(Streamer):
 
     oneDNN, whose LSTM re-packs its weights at every call, is off: a single step of a large network is several times as
     fast without. The copy's matrices lie in memory column by column, in the order in which a step reads them fastest,
-    see `l0rnn.onednn.column_major_`. An LSTM language model is stepped through kernel by kernel, see
+    see `l0rnn.recurrent.single_steps.column_major_`. An LSTM language model is stepped through kernel by kernel, see
     `l0rnn.export.steps`, its decoder divided among the threads that torch has when the streamer is made. A change of
     the network's weights does not reach the copy.
 
@@ -82,7 +82,7 @@ class TorchStreamer(Streamer):
         ValueError: if the network has gates, or ``example_input`` is missing or does not fit.
 
     Example:
-        >>> from l0rnn.language_model import LanguageModel
+        >>> from l0rnn.language.language_model import LanguageModel
         >>> streamer = TorchStreamer(LanguageModel(50, 4, 6))
         >>> logits, state = streamer.step(torch.tensor([7]))
         >>> logits.shape, [tuple(part.shape) for part in state]

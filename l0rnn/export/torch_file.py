@@ -9,16 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from l0rnn.export.aside import CARD, TORCH_FILE, TORCH_WEIGHTS, written_aside
 from l0rnn.export.card import figures_section
 from l0rnn.export.check import check_export, check_stream
 from l0rnn.export.config import Figures, checked_figures, write_header
 from l0rnn.export.describe import refuse_gates
+from l0rnn.export.directory import CARD, TORCH_FILE, TORCH_WEIGHTS, written_aside
 from l0rnn.export.interface import State
 from l0rnn.export.streaming import Streamer, TorchStreamer
 from l0rnn.export.torch_source import check_class, torch_source
 from l0rnn.export.vocabulary import checked_vocabulary, write_vocabulary
-from l0rnn.language_model import LanguageModel
+from l0rnn.language.language_model import LanguageModel
 from l0rnn.version import __version__
 
 _CARD = """\

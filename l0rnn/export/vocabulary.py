@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from l0rnn.export.aside import VOCABULARY
-from l0rnn.export.strict_json import read_json, shown
+from l0rnn.export.directory import VOCABULARY
+from l0rnn.export.untrusted_json import read_json, shown
 
 END_OF_SENTENCE = "<eos>"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # a terminal would obey them

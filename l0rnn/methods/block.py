@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from l0rnn.axes import Weight
 from l0rnn.methods.magnitude import GradualMagnitude, Schedule
 from l0rnn.methods.masks import MaskMethod
 from l0rnn.methods.thresholds import Scope, check_density, check_scope, largest_within, step_of
@@ -103,14 +102,14 @@ def _pair(block: int | Sequence[int]) -> Block:
     return sides[0], sides[1]
 
 
-def _check_blocks(targets: Mapping[str, tuple[Weight, nn.Parameter]], block: Block) -> None:
-    for name, (_, weight) in targets.items():
+def _check_blocks(targets: Mapping[str, Tensor], block: Block) -> None:
+    for name, weight in targets.items():
         if block[0] > weight.shape[0] or block[1] > weight.shape[1]:
             shape = tuple(weight.shape)
             raise ValueError(f"`block` must fit into every matrix, but {block} is larger than {shape}, {name!r}")
 
 
-def _lasso(targets: Mapping[str, nn.Parameter], block: Block) -> Tensor:
+def _lasso(targets: Mapping[str, Tensor], block: Block) -> Tensor:
     return torch.stack([block_norms(weight, block).sum() for weight in targets.values()]).sum()
 
 
@@ -139,11 +138,10 @@ class BlockPruning(GradualMagnitude):
         ValueError: if an argument is out of range, or does not go with the schedule.
 
     Example:
-        >>> from l0rnn.wiring import Wiring
         >>> network = nn.Sequential()
         >>> network.encoder, network.decoder = nn.LSTM(4, 8), nn.Linear(8, 4)
         >>> method = BlockPruning(density=0.25, block=4, start=0.0, end=1.0)
-        >>> method.attach(network, Wiring({"encoder": ["outside"], "decoder": ["encoder"]}))
+        >>> method.attach(network, trace(network, torch.ones(5, 2, 4)))
         >>> method.begin(total_steps=1)
         >>> method.after_step(1)
         >>> {name: int(block_magnitudes(mask.float(), (4, 4)).sum()) for name, mask in method.masks().items()}
@@ -193,7 +191,7 @@ class BlockPruning(GradualMagnitude):
             return super().penalty()
         return self.group_lasso * _lasso(self.targets(), self.block)
 
-    def check(self, network: nn.Module, targets: Mapping[str, tuple[Weight, nn.Parameter]]) -> None:
+    def check(self, network: nn.Module, targets: Mapping[str, Tensor]) -> None:
         """Refuse blocks that are larger than a matrix, and find the threshold of each."""
         _check_blocks(targets, self.block)
         super().check(network, targets)
@@ -232,11 +230,10 @@ class BlockGroupLasso(MaskMethod):
         ValueError: if an argument is out of range, or not exactly one of ``threshold`` and ``density`` is given.
 
     Example:
-        >>> from l0rnn.wiring import Wiring
         >>> network = nn.Sequential()
         >>> network.encoder, network.decoder = nn.LSTM(4, 8), nn.Linear(8, 4)
         >>> method = BlockGroupLasso(1e-3, block=4, density=0.5)
-        >>> method.attach(network, Wiring({"encoder": ["outside"], "decoder": ["encoder"]}))
+        >>> method.attach(network, trace(network, torch.ones(5, 2, 4)))
         >>> method.penalty().shape
         torch.Size([])
 
@@ -270,7 +267,7 @@ class BlockGroupLasso(MaskMethod):
         self.density = density
         self.scope: Scope = scope
 
-    def check(self, network: nn.Module, targets: Mapping[str, tuple[Weight, nn.Parameter]]) -> None:
+    def check(self, network: nn.Module, targets: Mapping[str, Tensor]) -> None:
         """Refuse blocks that are larger than a matrix."""
         _check_blocks(targets, self.block)
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from l0rnn.blueprint import draw_blueprint
 from l0rnn.methods.method import Method
-from l0rnn.wiring import Wiring
+from l0rnn.tracing.units import Units
 
 
 class Dense(Method):
@@ -14,14 +13,13 @@ class Dense(Method):
 
     Example:
         >>> method = Dense()
-        >>> method.attach(nn.Sequential(nn.Linear(2, 3)), Wiring({"0": ["outside"]}))
+        >>> method.attach(nn.Sequential(nn.Linear(2, 3)), Units())
         >>> method.gates(), float(method.penalty())
         ({}, 0.0)
     """
 
-    def attach(self, network: nn.Module, wiring: Wiring) -> None:
-        """Check the wiring, so that a wrong one is found in the dense run already."""
-        draw_blueprint(network, wiring)
+    def attach(self, network: nn.Module, units: Units) -> None:
+        """Nothing is changed."""
         self.choose_()
 
     def gates(self) -> dict[str, Tensor]:

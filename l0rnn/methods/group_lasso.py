@@ -5,17 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from l0rnn.cost import Cost
-from l0rnn.layers.gated_recurrence import GatedUnits
+from l0rnn.cost.cost import Cost
+from l0rnn.cost.schedule import ramp_done
 from l0rnn.methods.group_norms import (
     group_entries,
     group_sizes,
     relative_root_mean_squares,
     unit_square_sums,
 )
-from l0rnn.methods.units import UnitMethod, check_density
-from l0rnn.schedule import ramp_done
-from l0rnn.wiring import Wiring
+from l0rnn.methods.units import PrunedUnits, UnitMethod, check_density
+from l0rnn.tracing.units import Units
 
 EPSILON = 1e-8  # under the root, as in the published code, so that the gradient of an empty group is 0 and not NaN
 
@@ -61,7 +60,7 @@ class GroupLasso(UnitMethod):
         >>> for parameter in network.parameters():
         ...     _ = nn.init.constant_(parameter, 0.1)
         >>> method = GroupLasso(7.0e-5, density=0.5)
-        >>> method.attach(network, Wiring({"encoder": ["outside"], "decoder": ["encoder"]}))
+        >>> method.attach(network, trace(network, torch.ones(5, 2, 4)))
         >>> round(method.penalty().item() / 7.0e-5, 4)  # 8 units, each of 4·4 + 4·8 + 4·8 + 2 weights
         7.2443
 
@@ -74,7 +73,7 @@ class GroupLasso(UnitMethod):
         self,
         weight: float,
         *,
-        units: GatedUnits = "hidden",
+        units: PrunedUnits = "all",
         threshold: float = 1e-4,
         density: float | None = None,
         freeze: float = 0.6,
@@ -110,9 +109,9 @@ class GroupLasso(UnitMethod):
         if self.density is not None:
             check_density(self.density, minimum, dense)
 
-    def attach(self, network: nn.Module, wiring: Wiring) -> None:
+    def attach(self, network: nn.Module, units: Units) -> None:
         """Gate the network; nothing is closed yet."""
-        self.gate_(network, wiring)
+        self.gate_(network, units)
         self._network = (network,)  # in a tuple: torch would register the network a second time
 
     def penalty(self) -> Tensor:
@@ -120,10 +119,11 @@ class GroupLasso(UnitMethod):
         price = self.price()
         if price == 0:
             return super().penalty()
-        sums = unit_square_sums(self._network[0], self.blueprint, self._gates, embedding=self.embedding)
-        sizes = group_sizes(self.blueprint, self._gates, embedding=self.embedding) if self.scale_by_size else {}
-        roots = [sizes.get(axis, 1) ** 0.5 * (values + EPSILON).sqrt().sum() for axis, values in sums.items()]
-        return price * torch.stack(roots).sum()
+        sums = unit_square_sums(self._network[0], self.traced, embedding=self.embedding)
+        roots = (sums + EPSILON).sqrt()
+        if self.scale_by_size:
+            roots = roots * group_sizes(self.traced, embedding=self.embedding).to(roots).sqrt()
+        return price * roots.sum()
 
     def after_step(self, step: int) -> None:
         """Set small weights to 0, close units that have none left, and fix all units when it is time."""
@@ -145,26 +145,26 @@ class GroupLasso(UnitMethod):
         """Set the weights of the groups that are at most ``threshold`` to 0, until the units are fixed."""
         if self.has_chosen:
             return
-        for weights in group_entries(self._network[0], self.blueprint, self._gates, embedding=self.embedding):
+        for weights in group_entries(self._network[0], self.traced, embedding=self.embedding):
             torch.hardshrink(weights, self.threshold, out=weights)
 
     @torch.no_grad()
     def close_empty_(self) -> None:
         """Close the units that have no weight left from or to an open one; the first stays where all units are such."""
-        open = self.open_units()
-        sums = unit_square_sums(self._network[0], self.blueprint, open, embedding=self.embedding, open=open)
-        keep = {}
-        for axis, units in open.items():
-            full = units & (sums[axis] != 0)
-            keep[axis] = full if bool(full.any()) else units & (units.cumsum(0) == 1)
+        open = self.own_gates.keep()
+        sums = unit_square_sums(self._network[0], self.traced, embedding=self.embedding, open=open)
+        keep = open & (sums != 0)
+        for axis in self.traced.axes.values():
+            if not bool(keep[axis.units].any()):
+                keep[axis.units] = open[axis.units] & (open[axis.units].cumsum(0) == 1)
         self.close_(keep)
 
     def settle_(self) -> None:
         """Fix the units: close the empty ones, and the smallest down to the density, if there is one."""
         self.close_empty_()
         if self.density is not None:
-            network, open = self._network[0], self.open_units()
-            scores = relative_root_mean_squares(network, self.blueprint, open, embedding=self.embedding)
+            network, open = self._network[0], self.own_gates.keep()
+            scores = relative_root_mean_squares(network, self.traced, open, embedding=self.embedding)
             self.close_within_(scores, self.density)
         self.choose_()
 

@@ -1,30 +1,23 @@
-"""Neuron selection: a hard-concrete gate on every input and hidden unit, trained with an L0 objective."""
+"""Neuron selection: a hard-concrete gate on every unit, trained with an L0 objective."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
-from l0rnn.axes import Blueprint
-from l0rnn.blueprint import draw_blueprint
-from l0rnn.cost import Cost, cost
-from l0rnn.expected_cost import ExpectedCost
-from l0rnn.hard_concrete import HardConcrete
-from l0rnn.latency_measurement import find_table
-from l0rnn.latency_table import LatencyTable
-from l0rnn.layers.gated_recurrence import GatedUnits
-from l0rnn.layers.gating import axes_to_gate
-from l0rnn.methods.units import UnitMethod
-from l0rnn.objective import Objective
-from l0rnn.wiring import Wiring
+from l0rnn.cost.cost import Cost
+from l0rnn.cost.objective import Objective
+from l0rnn.gates.hard_concrete import HardConcrete
+from l0rnn.methods.units import PrunedUnits, UnitMethod
+from l0rnn.tracing.units import Units
 
 
 class L0Gates(UnitMethod):
     """Neuron selection with hard-concrete gates.
 
-    Removes: whole units, input and hidden. Rule: units whose deterministic gate is 0 when training ends. Cost at run
+    Removes: whole units. Rule: units whose deterministic gate is 0 when training ends. Cost at run
     time: that of a smaller dense network, nothing else.
 
     At `freeze` (a fraction of the training) the gates stop being random and stop learning, so that the weights spend
@@ -34,7 +27,7 @@ class L0Gates(UnitMethod):
 
     Args:
         objective: `Penalty` or `Budget`.
-        units: which units carry gates: ``"input"``, ``"hidden"`` or ``"both"``.
+        units: which units carry gates, see `UnitMethod`.
         open_probability: initial P(gate ≠ 0), in (0, 1).
         spread: standard deviation of the initial ``log_alpha`` around that, so that units do not all start alike.
         freeze: fraction of the training after which gates are fixed, in (0, 1]; the objective has to start before.
@@ -44,11 +37,11 @@ class L0Gates(UnitMethod):
         ValueError: if an argument is out of range.
 
     Example:
-        >>> from l0rnn.budget import Budget
+        >>> from l0rnn.cost.budget import Budget
         >>> network = nn.Sequential()
         >>> network.encoder, network.decoder = nn.LSTM(4, 8), nn.Linear(8, 2)
         >>> method = L0Gates(Budget(density=0.5))
-        >>> method.attach(network, Wiring({"encoder": ["outside"], "decoder": ["encoder"]}))
+        >>> method.attach(network, trace(network, torch.ones(5, 2, 4)))
         >>> {axis: gate.shape for axis, gate in method.gates().items()}
         {'encoder.l0': torch.Size([8])}
 
@@ -60,7 +53,7 @@ class L0Gates(UnitMethod):
         self,
         objective: Objective,
         *,
-        units: GatedUnits = "both",
+        units: PrunedUnits = "all",
         open_probability: float = 0.93,
         spread: float = 0.1,
         freeze: float = 0.6,
@@ -83,35 +76,21 @@ class L0Gates(UnitMethod):
         self.spread = spread
         self.freeze = freeze
         self.distribution = distribution or HardConcrete()
-        self._table: LatencyTable | None = None  # until the objective has accepted it
-        self._expected: ExpectedCost | None = None  # of the blueprint as it is
 
     def check(self, minimum: Cost, dense: Cost) -> None:
         """Refuse an objective that cannot be met."""
         self.objective.check(minimum, dense)
 
-    def cost_of(self, blueprint: Blueprint, open: Mapping[str, Tensor] | None = None) -> Cost:
-        """As `cost`, with milliseconds where the objective prices them."""
-        return cost(blueprint, open, latency=self._table or self.objective.latency)
-
-    def attach(self, network: nn.Module, wiring: Wiring) -> None:
-        """Gate the network and check that the objective can be met; a budget in milliseconds is measured first."""
-        size = self.objective.call_size
-        if size is not None:
-            gated = axes_to_gate(network, draw_blueprint(network, wiring), self.units)
-            self._table = find_table(network, wiring, size, gated=gated, given=self.objective.table)
-        self.gate_(network, wiring, open_probability=self.open_probability, distribution=self.distribution)
+    def attach(self, network: nn.Module, units: Units) -> None:
+        """Gate the network and check that the objective can be met."""
+        self.gate_(network, units, open_probability=self.open_probability, distribution=self.distribution)
+        log_alpha = self.own_gates.log_alpha
         with torch.no_grad():
-            for gates in self._gates.values():
-                gates.log_alpha.add_(torch.randn_like(gates.log_alpha), alpha=self.spread)
-        if self._table is not None:
-            self.objective.use_table_(self._table)
-            self._table = None
+            log_alpha.add_(torch.randn_like(log_alpha), alpha=self.spread)
 
     def penalty(self) -> Tensor:
         """The objective's price of the expected cost; nothing once the gates are frozen."""
-        for gates in self._gates.values():
-            gates.forget()  # a loss that calls parts of the network, and never the whole, must not meet them again
+        self.own_gates.forget()  # a loss that calls parts of the network, and never the whole, must not meet them again
         if self.is_frozen:
             return super().penalty()
         return self.objective.term(self.expected_cost(), self.dense)
@@ -134,39 +113,35 @@ class L0Gates(UnitMethod):
     @property
     def is_frozen(self) -> bool:
         """Whether the gates are fixed for the rest of the training."""
-        return any(gates.is_frozen for gates in self._gates.values())
+        return bool(self._own) and self.own_gates.is_frozen
 
     def expected_cost(self) -> Cost:
         """Expected cost of the open units, differentiable."""
-        if self._table is not None or self.objective.latency is not None:
-            return self.cost_of(self.blueprint, {axis: gates.open_probability() for axis, gates in self._gates.items()})
-        log_alpha = torch.cat([gates.log_alpha for gates in self._gates.values()])
-        if self._expected is None or self._expected.blueprint is not self.blueprint:
-            self._expected = ExpectedCost(self.blueprint, list(self._gates))
-        return self._expected(self.distribution.open_probability(log_alpha))
+        return self._cost.expected(self.own_gates.open_probability())
 
     def settle_(self) -> None:
         """Fix all gates for good: those of `settled` open, the others closed."""
         self.close_(self.settled())
 
-    def settled(self) -> dict[str, Tensor]:
-        """Which units to keep for good, bool `(unit,)` per axis.
+    def settled(self) -> Tensor:
+        """Which units to keep for good, bool `(unit,)`.
 
         With a `Budget`, as many of those with the largest ``log_alpha``, over all axes, as cost just within it, or
         within each if there are several; with a `Penalty`, those whose deterministic gate is not 0. Of each axis at
         least the unit with the largest.
         """
-        scores = {axis: gates.log_alpha.detach() for axis, gates in self._gates.items()}
+        scores = self.own_gates.log_alpha.detach()
         limits = self.objective.limits(self.dense)
-        if not limits:
-            return {
-                axis: gates.keep().index_fill(0, scores[axis].argmax(), True) for axis, gates in self._gates.items()
-            }
-        return self.best_within(scores, limits)
+        if limits:
+            return self.best_within(scores, limits)
+        keep = self.own_gates.keep()
+        for axis in self.traced.axes.values():
+            keep[axis.start + scores[axis.units].argmax()] = True
+        return keep
 
     def gate_parameters(self) -> Iterable[nn.Parameter]:
         """``log_alpha`` of every gate."""
-        return [gates.log_alpha for gates in self._gates.values()]
+        return [self.own_gates.log_alpha]
 
     @property
     def has_chosen(self) -> bool:
@@ -174,6 +149,5 @@ class L0Gates(UnitMethod):
         return self.is_frozen
 
     def figures(self) -> dict[str, float]:
-        """Density, price, units kept on every axis, and the milliseconds of those units where they are priced."""
-        figures = super().figures() | self.objective.figures()
-        return figures | ({} if self.objective.latency is None else {"milliseconds": self.kept_cost().milliseconds})
+        """Density, price, and units kept on every axis."""
+        return super().figures() | self.objective.figures()

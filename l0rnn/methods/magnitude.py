@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from l0rnn.axes import Weight
+from l0rnn.cost.schedule import cubic_density
 from l0rnn.methods.masks import MaskMethod
 from l0rnn.methods.thresholds import (
     Scope,
@@ -21,7 +21,7 @@ from l0rnn.methods.thresholds import (
     step_of,
     two_slope_threshold,
 )
-from l0rnn.schedule import cubic_density
+from l0rnn.recurrent.names import kind_of_weight
 
 Schedule = Literal["cubic", "two_slope"]
 
@@ -62,11 +62,10 @@ class GradualMagnitude(MaskMethod):
         ValueError: if an argument is out of range, or does not go with the schedule.
 
     Example:
-        >>> from l0rnn.wiring import Wiring
         >>> network = nn.Sequential()
         >>> network.encoder, network.decoder = nn.LSTM(4, 8), nn.Linear(8, 2)
         >>> method = GradualMagnitude(density=0.25, start=0.0, end=1.0)
-        >>> method.attach(network, Wiring({"encoder": ["outside"], "decoder": ["encoder"]}))
+        >>> method.attach(network, trace(network, torch.ones(5, 2, 4)))
         >>> method.begin(total_steps=1)
         >>> method.after_step(1)
         >>> {name: int((weight != 0).sum()) for name, weight in method.targets().items()}
@@ -111,22 +110,22 @@ class GradualMagnitude(MaskMethod):
         self.q = dict(q) if isinstance(q, Mapping) else q
         self.dense = None if dense is None else str(dense)
 
-    def check(self, network: nn.Module, targets: Mapping[str, tuple[Weight, nn.Parameter]]) -> None:
+    def check(self, network: nn.Module, targets: Mapping[str, Tensor]) -> None:
         """Find the threshold of each matrix."""
         q = self.q
         if self.dense is not None and self.density is not None:
             q = self._dense_quantiles(network, targets, self.dense, self.density)
-        self._thresholds = _by_matrix(q, {name: weight.kind for name, (weight, _) in targets.items()})
+        self._thresholds = _by_matrix(q, {name: kind_of_weight(name) for name in targets})
         if self.dense is not None:
             self.q, self.dense, self.density = q, None, None
 
     def _dense_quantiles(
-        self, network: nn.Module, targets: Mapping[str, tuple[Weight, nn.Parameter]], dense: str, density: float
+        self, network: nn.Module, targets: Mapping[str, Tensor], dense: str, density: float
     ) -> dict[str, float]:
         names = list(network.named_parameters(remove_duplicate=False))
         wanted = {
             target: (tuple(name for name, other in names if other is parameter), parameter.shape)
-            for target, (_, parameter) in targets.items()
+            for target, parameter in targets.items()
         }
         q = {name: magnitude_quantile(weight, density) for name, weight in read_dense(dense, wanted).items()}
         for name, value in q.items():

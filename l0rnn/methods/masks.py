@@ -7,11 +7,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from l0rnn.axes import Weight
-from l0rnn.blueprint import draw_blueprint
-from l0rnn.cost import masked_cost
+from l0rnn.cost.cost import cost, masked_cost
 from l0rnn.methods.method import Method
-from l0rnn.wiring import Wiring
+from l0rnn.surgery.sizes import raw_tensor
+from l0rnn.tracing.units import Units, Weight
 
 
 class MaskMethod(Method):
@@ -28,29 +27,29 @@ class MaskMethod(Method):
     def __init__(self, *, embedding: bool = False) -> None:
         super().__init__()
         self.embedding = embedding
-        self._targets: dict[str, tuple[Weight, nn.Parameter]] = {}
+        self._targets: dict[str, Weight] = {}
 
-    def attach(self, network: nn.Module, wiring: Wiring) -> None:
+    def attach(self, network: nn.Module, units: Units) -> None:
         """Find the matrices to prune and give each a mask of ones."""
-        blueprint = draw_blueprint(network, wiring)
         targets = {
-            weight.name: (weight, network.get_parameter(weight.name))
-            for weight in blueprint.weights
-            if weight.reads is not None or (self.embedding and weight.pattern == "word unit")
+            weight.name: weight
+            for weight in units.weights.values()
+            if weight.is_matrix or (self.embedding and weight.is_parameter and weight.is_lookup)
         }
         if not targets:
-            raise ValueError("`network` must have a matrix that the wiring describes, found none to prune")
-        self.check(network, targets)
-        self.blueprint, self._targets = blueprint, targets
-        for name, (_, parameter) in targets.items():
+            raise ValueError("`network` must have a matrix that something is multiplied by, found none to prune")
+        self.check(network, {name: raw_tensor(network, name) for name in targets})
+        self.traced, self._targets = units, targets
+        self._network = (network,)  # in a tuple: torch would register the network a second time
+        for name, parameter in self.targets().items():
             self.register_buffer(_buffer(name), torch.ones_like(parameter, dtype=torch.bool))
 
-    def check(self, network: nn.Module, targets: Mapping[str, tuple[Weight, nn.Parameter]]) -> None:
+    def check(self, network: nn.Module, targets: Mapping[str, Tensor]) -> None:
         """Raise ValueError if these matrices, by name, cannot be pruned as asked; called before anything is changed."""
 
-    def targets(self) -> dict[str, nn.Parameter]:
-        """The parameters that are pruned, by name."""
-        return {name: parameter for name, (_, parameter) in self._targets.items()}
+    def targets(self) -> dict[str, Tensor]:
+        """The parameters that are pruned, by name, as the network holds them now."""
+        return {name: raw_tensor(self._network[0], name) for name in self._targets}
 
     def masks(self) -> dict[str, Tensor]:
         """Parameter name → which of its entries are kept, bool, in its shape."""
@@ -76,8 +75,9 @@ class MaskMethod(Method):
     @torch.no_grad()
     def apply_masks_(self) -> None:
         """Set the pruned weights to 0."""
+        targets = self.targets()
         for name, mask in self.masks().items():
-            self.targets()[name].mul_(mask)
+            targets[name].mul_(mask)
 
     def kept_fraction(self) -> float:
         """Fraction of the weights under a mask that are kept."""
@@ -86,9 +86,8 @@ class MaskMethod(Method):
 
     def figures(self) -> dict[str, float]:
         """Density, parameters that are not 0, and the density of every matrix."""
-        kept = masked_cost(self.blueprint, self.masks())
-        whole = sum(mask.numel() for name, mask in self.masks().items() if self._targets[name][0].reads is not None)
-        figures = {"density": kept.multiply_adds / whole, "parameters": float(kept.parameters)}
+        kept = masked_cost(self.traced, self.masks())
+        figures = {"density": kept.multiply_adds / cost(self.traced).multiply_adds, "parameters": float(kept.parameters)}
         return figures | {f"density/{name}": float(mask.float().mean()) for name, mask in self.masks().items()}
 
 

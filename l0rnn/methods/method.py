@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from l0rnn.wiring import Wiring
+from l0rnn.tracing.units import Units
 
 
 class Method(nn.Module, ABC):
@@ -35,11 +35,15 @@ class Method(nn.Module, ABC):
         self._total, self._step, self._step_before, self._has_chosen = 0, 0, 0, False
 
     @abstractmethod
-    def attach(self, network: nn.Module, wiring: Wiring) -> None:
+    def attach(self, network: nn.Module, units: Units) -> None:
         """Make the network ready to be pruned, in place.
 
+        Args:
+            network: modules of plain torch.
+            units: its units, as `l0rnn.tracing.trace` finds them.
+
         Raises:
-            ValueError: if the wiring does not fit the network, or the method cannot do what it was asked.
+            ValueError: if the method cannot do what it was asked with this network.
         """
 
     def begin(self, total_steps: int) -> None:

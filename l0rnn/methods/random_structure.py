@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from l0rnn.axes import Weight
 from l0rnn.extras import require
-from l0rnn.layered_graph import GRAPH_KINDS, GraphKind, random_graph
+from l0rnn.methods.layered_graph import GRAPH_KINDS, GraphKind, random_graph
 from l0rnn.methods.masks import MaskMethod
-from l0rnn.wiring import Wiring
+from l0rnn.recurrent.names import gates_of_weight
+from l0rnn.tracing.units import Units
 
 # Beyond so many nodes a graph takes longer to draw than its structure is worth, and edges are drawn one by one.
 MOST_NODES = 2000
@@ -73,30 +73,31 @@ class RandomStructure(MaskMethod):
         self.density = density
         self.seed = seed
 
-    def attach(self, network: nn.Module, wiring: Wiring) -> None:
+    def attach(self, network: nn.Module, units: Units) -> None:
         """Draw the masks, and set the weights that they leave out to 0.
 
         Raises:
             ValueError: if the density is too low for every unit to keep a connection, or the wiring does not fit.
             ModuleNotFoundError: if networkx is not installed.
         """
-        super().attach(network, wiring)
-        for name, (weight, parameter) in self._targets.items():
+        super().attach(network, units)
+        for name, parameter in self.targets().items():
             generator = np.random.default_rng([self.seed, zlib.crc32(name.encode())])
-            rows, columns = _units(weight, parameter)
-            if weight.reads == "previous" and weight.axes["previous"] == weight.axes.get("unit"):
+            gates = gates_of_weight(network, name)
+            rows, columns = parameter.shape[0] // gates, parameter.shape[1]
+            if "weight_hh" in name and rows == columns:
                 mask = recurrent_mask(rows, self.density, self.graph, generator)
             else:
                 mask = crossing_mask(rows, columns, self.density, self.graph, generator)
-            self.masks()[name].copy_(torch.from_numpy(mask).repeat(weight.gates, 1))
+            self.masks()[name].copy_(torch.from_numpy(mask).repeat(gates, 1))
         self.apply_masks_()
         self.choose_()
 
-    def check(self, network: nn.Module, targets: Mapping[str, tuple[Weight, nn.Parameter]]) -> None:
+    def check(self, network: nn.Module, targets: Mapping[str, Tensor]) -> None:
         """Refuse a density at which a unit would lose its last connection, and find out whether networkx is there."""
         require("networkx", "graphs")
-        for name, (weight, parameter) in targets.items():
-            self._check_density(name, *_units(weight, parameter))
+        for name, parameter in targets.items():
+            self._check_density(name, parameter.shape[0] // gates_of_weight(network, name), parameter.shape[1])
 
     def _check_density(self, name: str, rows: int, columns: int) -> None:
         if round(self.density * rows * columns) < max(rows, columns):
@@ -163,11 +164,6 @@ def crossing_mask(rows: int, columns: int, density: float, kind: GraphKind, gene
         drawn[row, column - rows] = True
     cover = _cover(drawn, generator) if rows >= columns else _cover(drawn.T, generator).T
     return cover | _with_entries(drawn & ~cover, ~cover, entries - int(cover.sum()), generator)
-
-
-def _units(weight: Weight, parameter: Tensor) -> tuple[int, int]:
-    """Units that read, and units that are read: the shape of a weight without its gates."""
-    return parameter.shape[0] // weight.gates, parameter.shape[1]
 
 
 def _graph_edges(nodes: int, density: float, kind: GraphKind, generator: np.random.Generator) -> NDArray[np.int64]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from l0rnn.cost import Cost
-from l0rnn.layers.gated_recurrence import GatedUnits
-from l0rnn.methods.units import UnitMethod, check_density
-from l0rnn.wiring import Wiring
+from l0rnn.cost.cost import Cost
+from l0rnn.methods.units import PrunedUnits, UnitMethod, check_density
+from l0rnn.tracing.units import Units
 
 
 class RandomUnits(UnitMethod):
@@ -21,7 +20,7 @@ class RandomUnits(UnitMethod):
     Args:
         density: multiply-adds to keep, as a fraction of the dense network's, in (0, 1].
         seed: of the random order; the global random state is left alone.
-        units: which units can be removed: ``"input"``, ``"hidden"`` or ``"both"``.
+        units: which units can be removed, see `UnitMethod`.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -30,7 +29,7 @@ class RandomUnits(UnitMethod):
         >>> network = nn.Sequential()
         >>> network.encoder, network.decoder = nn.LSTM(4, 8), nn.Linear(8, 2)
         >>> method = RandomUnits(density=0.5)
-        >>> method.attach(network, Wiring({"encoder": ["outside"], "decoder": ["encoder"]}))
+        >>> method.attach(network, trace(network, torch.ones(5, 2, 4)))
         >>> int(method.gates()["encoder.l0"].sum())
         5
 
@@ -39,7 +38,7 @@ class RandomUnits(UnitMethod):
         the baseline of structured pruning.
     """
 
-    def __init__(self, density: float, *, seed: int = 0, units: GatedUnits = "both") -> None:
+    def __init__(self, density: float, *, seed: int = 0, units: PrunedUnits = "all") -> None:
         super().__init__(units)
         check_density(density)
         self.density = density
@@ -49,12 +48,12 @@ class RandomUnits(UnitMethod):
         """Refuse a density below one unit per axis."""
         check_density(self.density, minimum, dense)
 
-    def attach(self, network: nn.Module, wiring: Wiring) -> None:
+    def attach(self, network: nn.Module, units: Units) -> None:
         """Gate the network and close what is too much."""
-        self.gate_(network, wiring)
+        self.gate_(network, units)
         generator = torch.Generator().manual_seed(self.seed)
-        sizes = {axis: gates.units for axis, gates in self._gates.items()}
         # the best rank of each axis is 1, and ranks fall evenly to 0, so one threshold keeps one fraction everywhere
-        scores = {axis: (1 + torch.randperm(size, generator=generator)) / size for axis, size in sizes.items()}
+        sizes = [axis.size for axis in self.traced.axes.values()]
+        scores = torch.cat([(1 + torch.randperm(size, generator=generator)) / size for size in sizes])
         self.close_within_(scores, self.density)
         self.choose_()

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from l0rnn.cost import Cost
-from l0rnn.layers.gated_recurrence import GatedUnits
+from l0rnn.cost.cost import Cost
+from l0rnn.cost.schedule import cubic_density
 from l0rnn.methods.group_norms import relative_root_mean_squares
-from l0rnn.methods.units import UnitMethod, check_density
-from l0rnn.schedule import cubic_density
-from l0rnn.wiring import Wiring
+from l0rnn.methods.units import PrunedUnits, UnitMethod, check_density
+from l0rnn.tracing.units import Units
 
 
 class StructuredMagnitude(UnitMethod):
@@ -27,7 +26,7 @@ class StructuredMagnitude(UnitMethod):
         start: fraction of the training before the first unit closes, in [0, ``end``].
         end: fraction of the training at which the density is met; equal to ``start`` to prune in one shot.
         frequency: optimiser steps from one pruning to the next.
-        units: which units can be removed: ``"input"``, ``"hidden"`` or ``"both"``.
+        units: which units can be removed, see `UnitMethod`.
         embedding: whether the weights of an embedding count for its units, beside those that read them.
 
     Raises:
@@ -37,7 +36,7 @@ class StructuredMagnitude(UnitMethod):
         >>> network = nn.Sequential()
         >>> network.encoder, network.decoder = nn.LSTM(4, 8), nn.Linear(8, 2)
         >>> method = StructuredMagnitude(density=0.5, start=0.5, end=0.5)
-        >>> method.attach(network, Wiring({"encoder": ["outside"], "decoder": ["encoder"]}))
+        >>> method.attach(network, trace(network, torch.ones(5, 2, 4)))
         >>> method.begin(total_steps=2)
         >>> for step in (1, 2):
         ...     method.after_step(step)
@@ -56,7 +55,7 @@ class StructuredMagnitude(UnitMethod):
         start: float = 0.1,
         end: float = 0.6,
         frequency: int = 100,
-        units: GatedUnits = "both",
+        units: PrunedUnits = "all",
         embedding: bool = False,
     ) -> None:
         super().__init__(units)
@@ -77,9 +76,9 @@ class StructuredMagnitude(UnitMethod):
         """Refuse a density below one unit per axis."""
         check_density(self.density, minimum, dense)
 
-    def attach(self, network: nn.Module, wiring: Wiring) -> None:
+    def attach(self, network: nn.Module, units: Units) -> None:
         """Gate the network; nothing is closed yet."""
-        self.gate_(network, wiring)
+        self.gate_(network, units)
         self._network = (network,)  # in a tuple: torch would register the network a second time
 
     def after_step(self, step: int) -> None:
@@ -94,7 +93,7 @@ class StructuredMagnitude(UnitMethod):
         elif progress > self.start and self.comes_round(self.frequency):
             self.close_within_(self.scores(), cubic_density(progress, self.start, self.end, self.density))
 
-    def scores(self) -> dict[str, Tensor]:
+    def scores(self) -> Tensor:
         """Root mean square of the weights of each unit over that of its axis, `(unit,)`; closed units have 0."""
-        network, open = self._network[0], self.open_units()
-        return relative_root_mean_squares(network, self.blueprint, open, embedding=self.embedding)
+        network, open = self._network[0], self.own_gates.keep()
+        return relative_root_mean_squares(network, self.traced, open, embedding=self.embedding)

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from l0rnn.axes import Blueprint
-from l0rnn.blueprint import draw_blueprint
-from l0rnn.budget import Budget
-from l0rnn.cost import Cost, cost
-from l0rnn.hard_concrete import HardConcrete
-from l0rnn.layers.gated_recurrence import GatedUnits
-from l0rnn.layers.gates import Gates
-from l0rnn.layers.gating import axes_to_gate, gate_network_
+from l0rnn.cost.budget import Budget
+from l0rnn.cost.cost import Cost, CostOf
+from l0rnn.gates.gates import Gates
+from l0rnn.gates.hard_concrete import HardConcrete
+from l0rnn.gates.network import gate_network_
 from l0rnn.methods.method import Method
-from l0rnn.surgery import units_to_keep
-from l0rnn.wiring import Wiring
+from l0rnn.surgery.kept import units_to_keep
+from l0rnn.tracing.units import Units
+
+PrunedUnits = Literal["input", "hidden", "both", "all"]
+KINDS: dict[str, tuple[str, ...]] = {
+    "input": ("input",),
+    "hidden": ("hidden",),
+    "both": ("input", "hidden"),
+    "all": ("input", "hidden", "other"),
+}
 
 
 class UnitMethod(Method):
@@ -27,116 +33,115 @@ class UnitMethod(Method):
     the network in `attach` by `gate_`, and closes units by `close_`, or, where gates are trained, by training them.
 
     Args:
-        units: which units can be removed: ``"input"``, ``"hidden"`` or ``"both"``.
+        units: which units can be removed: ``"hidden"``, those of recurrent layers; ``"input"``, those that recurrent
+            layers read from others; ``"both"``; or ``"all"``, every unit that can be, such as the channels of
+            convolutions in front.
     """
 
-    def __init__(self, units: GatedUnits = "both") -> None:
+    def __init__(self, units: PrunedUnits = "all") -> None:
         super().__init__()
-        self.units: GatedUnits = units
-        # the modules belong to the network; this dict is not registered, so that no parameter is saved twice
-        self._gates: dict[str, Gates] = {}
-        self.blueprint = Blueprint()
+        if units not in KINDS:
+            raise ValueError(f"`units` must be {', '.join(map(repr, KINDS))}, got {units!r}")
+        self.units: PrunedUnits = units
+        # the module belongs to the network; in a list it is not registered, so that no parameter is saved twice
+        self._own: list[Gates] = []
+        self.traced = Units()
+
+    @property
+    def own_gates(self) -> Gates:
+        """The gates of the network."""
+        return self._own[0]
 
     def check(self, minimum: Cost, dense: Cost) -> None:
         """Raise ValueError if what was asked cannot be had between the cost of one unit per axis and the dense one."""
 
-    def cost_of(self, blueprint: Blueprint, open: Mapping[str, Tensor] | None = None) -> Cost:
-        """As `cost`; a method that prices more than sizes adds it here."""
-        return cost(blueprint, open)
-
     def gate_(
         self,
         network: nn.Module,
-        wiring: Wiring,
+        units: Units,
         *,
         open_probability: float = 1.0,
         distribution: HardConcrete | None = None,
     ) -> None:
         """Check what was asked, then gate the network in place; with ``open_probability`` 1 no gate is trained."""
-        blueprint = draw_blueprint(network, wiring)
-        dense = self.cost_of(blueprint)
-        closed = {axis: torch.zeros(size) for axis, size in axes_to_gate(network, blueprint, self.units).items()}
-        self.check(self.cost_of(blueprint, units_to_keep(blueprint, closed)), dense)
-        self._gates = gate_network_(
-            network, blueprint, units=self.units, open_probability=open_probability, distribution=distribution
-        )
-        self.blueprint, self.dense = blueprint, dense
+        chosen = units.only(KINDS[self.units], f"`units={self.units!r}` leaves it out")
+        if not chosen.axes:
+            why = "; ".join(f"{name}: {reason}" for name, reason in chosen.whole.items())
+            raise ValueError(f"`network` has no units of the kind `units={self.units!r}` that can be removed ({why})")
+        own_cost = CostOf(chosen)
+        self.check(own_cost.kept(chosen.by_axis(units_to_keep(chosen, torch.zeros(chosen.count)))), own_cost.kept())
+        gates = gate_network_(network, chosen, open_probability=open_probability, distribution=distribution)
+        self._own = [gates]
+        self.traced, self._cost, self.dense = chosen, own_cost, own_cost.kept()
         if open_probability == 1:
-            self.close_({axis: gates.keep() for axis, gates in self._gates.items()})
+            self.close_(torch.ones(chosen.count, dtype=torch.bool))
 
-    def close_(self, keep: Mapping[str, Tensor]) -> None:
-        """Fix all gates: open for the units to keep, bool `(unit,)` per axis, closed for the others."""
-        for axis, units in keep.items():
-            self._gates[axis].freeze_(units)
+    def close_(self, keep: Tensor) -> None:
+        """Fix all gates: open for the units to keep, bool `(unit,)`, closed for the others."""
+        self.own_gates.freeze_(keep)
 
-    def close_within_(self, scores: Mapping[str, Tensor], density: float) -> None:
+    def close_within_(self, scores: Tensor, density: float) -> None:
         """Close the open units with the smallest scores, until the multiply-adds are within a density.
 
         Units that are closed already stay closed whatever their score, and the best open unit of each axis stays open.
 
         Args:
-            scores: axis → what its units are worth, `(unit,)`; comparable over axes.
+            scores: what each unit is worth, `(unit,)`; comparable over axes.
             density: most multiply-adds to keep, as a fraction of the dense network's.
         """
-        ranked = {
-            axis: scores[axis].to(units.device).masked_fill(~units, -torch.inf)
-            for axis, units in self.open_units().items()
-        }
+        is_open = self.own_gates.keep()
+        ranked = scores.to(is_open.device).masked_fill(~is_open, -torch.inf)
         within = self.best_within(ranked, {"multiply_adds": density * self.dense.multiply_adds})
-        self.close_({axis: within[axis].to(units.device) & units for axis, units in self.open_units().items()})
+        self.close_(within.to(is_open.device) & is_open)
 
-    def redraw_(self, blueprint: Blueprint) -> None:
+    def redraw_(self, units: Units) -> None:
         """Go on with fewer units, after some have been removed from the network.
 
         Densities stay fractions of the network there was in the beginning. A subclass that holds
         a tensor with one value per unit cuts it here.
         """
-        self.blueprint = blueprint
+        self.traced, self._cost = units, CostOf(units)
 
     def open_units(self) -> dict[str, Tensor]:
         """Units whose gate is not 0, bool `(unit,)` per axis."""
-        return {axis: gates.keep() for axis, gates in self._gates.items()}
+        return self.traced.by_axis(self.own_gates.keep())
 
     def gates(self) -> dict[str, Tensor]:
-        """The deterministic gates of every gated axis."""
-        return {axis: gates.deterministic().detach() for axis, gates in self._gates.items()}
+        """The deterministic gate of every unit, by axis."""
+        return self.traced.by_axis(self.own_gates.deterministic().detach())
 
     def kept_cost(self) -> Cost:
         """Exact cost of the units that would be kept now, at least one per axis."""
-        return self.cost_of(self.blueprint, self.kept_units())
+        return self._cost.kept(self.kept_units())
 
     def kept_units(self) -> dict[str, Tensor]:
         """Units that surgery would keep now, bool `(unit,)` per axis."""
-        return self._buildable({axis: gates.keep().float() for axis, gates in self._gates.items()})
-
-    def _buildable(self, gates: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        keep = units_to_keep(self.blueprint, gates)
-        return {axis: keep[axis] for axis in gates}
+        return self.traced.by_axis(units_to_keep(self.traced, self.own_gates.keep().float()))
 
     @torch.no_grad()
-    def best_within(self, scores: Mapping[str, Tensor], limits: Mapping[str, float]) -> dict[str, Tensor]:
+    def best_within(self, scores: Tensor, limits: Mapping[str, float]) -> Tensor:
         """As many of the units with the largest scores, over all axes, as cost just within all limits.
 
         Args:
-            scores: axis → what its units are worth, `(unit,)`; comparable over axes.
+            scores: what each unit is worth, `(unit,)`; comparable over axes.
             limits: attribute of `Cost` → most that the kept units may cost.
 
         Returns:
-            Which units those are, bool `(unit,)` per axis; of each axis at least the best, without which nothing would
-            pass.
+            Which units those are, bool `(unit,)`; of each axis at least the best, without which nothing would pass.
         """
-        ranks = [values.index_fill(0, values.argmax(), torch.inf) for values in scores.values()]
-        order = torch.cat(ranks).argsort(descending=True, stable=True).cpu()
-        sizes = {axis: len(values) for axis, values in scores.items()}
+        ranks = scores.clone()
+        for axis in self.traced.axes.values():
+            ranks[axis.start + scores[axis.units].argmax()] = torch.inf
+        order = ranks.argsort(descending=True, stable=True).cpu()
         fewest, most = 0, len(order)  # the cost grows with the number of units kept: find the largest within the limits
         while fewest < most:
-            units = (fewest + most + 1) // 2
-            kept = self.cost_of(self.blueprint, self._buildable(_first(order, units, sizes)))
+            count = (fewest + most + 1) // 2
+            kept = self._cost.kept(self.traced.by_axis(units_to_keep(self.traced, _first(order, count))))
             if all(kept[kind] <= limit for kind, limit in limits.items()):
-                fewest = units
+                fewest = count
             else:
-                most = units - 1
-        return {axis: units > 0 for axis, units in _first(order, fewest, sizes).items()}
+                most = count - 1
+        return _first(order, fewest) > 0
 
     def figures(self) -> dict[str, float]:
         """Density, parameters, and units kept on every axis."""
@@ -183,7 +188,6 @@ def check_density(density: float, minimum: Cost | None = None, dense: Cost | Non
         budget.check(minimum, dense)
 
 
-def _first(order: Tensor, units: int, sizes: Mapping[str, int]) -> dict[str, Tensor]:
-    """1 for the first units of an order over all axes, 0 for the others, by axis."""
-    first = torch.zeros(len(order)).index_fill(0, order[:units], 1.0)
-    return dict(zip(sizes, first.split(list(sizes.values())), strict=True))
+def _first(order: Tensor, units: int) -> Tensor:
+    """1 for the first units of an order over all axes, 0 for the others."""
+    return torch.zeros(len(order)).index_fill(0, order[:units], 1.0)

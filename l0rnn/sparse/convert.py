@@ -11,16 +11,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from l0rnn.axes import Blueprint, Weight
-from l0rnn.blueprint import draw_blueprint
-from l0rnn.equality import as_arguments, compare
-from l0rnn.layers import Gates
+from l0rnn.gates.gates import Gates
+from l0rnn.recurrent.names import RECURRENT
+from l0rnn.recurrent.ragged_rnn import RaggedRNN
 from l0rnn.sparse.bsr import BSRMatrix
 from l0rnn.sparse.csr import CSRMatrix
 from l0rnn.sparse.linear import SparseLinear
 from l0rnn.sparse.matrix import SparseMatrix
 from l0rnn.sparse.recurrence import SparseRNN
-from l0rnn.wiring import Wiring
+from l0rnn.surgery.proof import compare
+from l0rnn.tracing.trace import trace
+from l0rnn.tracing.units import Units
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +68,6 @@ class SparseReport:
 
 def sparse_form(
     network: nn.Module,
-    wiring: Wiring,
     *,
     layout: Literal["csr", "bsr"],
     block: int = 16,
@@ -82,7 +82,6 @@ def sparse_form(
 
     Args:
         network: plain torch layers and `RaggedRNN`, trained, with zeros in their weights; on the CPU.
-        wiring: what each layer reads.
         layout: ``"csr"`` for zeros anywhere, ``"bsr"`` for zeros in blocks.
         block: rows and columns of a block of ``"bsr"``; not used by ``"csr"``.
         example_inputs: arguments of the network's forward, for the proof; a tuple, or the only argument.
@@ -100,8 +99,7 @@ def sparse_form(
         >>> network = nn.Sequential(nn.Embedding(50, 8), nn.Linear(8, 50))
         >>> with torch.no_grad():
         ...     zeros = network[1].weight.tril_()[8:].zero_()
-        >>> wiring = Wiring({"1": ["0"]})
-        >>> sparse = sparse_form(network, wiring, layout="csr", example_inputs=torch.arange(50))
+        >>> sparse = sparse_form(network, layout="csr", example_inputs=torch.arange(50))
         >>> sparse.sparse_report.converted, sparse.sparse_report.left
         ({'1.weight': (36, 36, 400)}, {'0.weight': 'its rows are looked up, not multiplied'})
     """
@@ -110,11 +108,11 @@ def sparse_form(
     if example_inputs is None:
         raise ValueError("`example_inputs` must be given: the sparse network is run against the dense one on them")
     _check_network(network)
-    blueprint = draw_blueprint(network, wiring)
-    weights = {weight.name: network.get_parameter(weight.name) for weight in _multiplied(blueprint)}
+    units = trace(network, example_inputs)
+    weights = {name: network.get_parameter(name) for name in _multiplied(network, units)}
     if layout == "bsr":
         _check_block(block, weights)
-    left = _never_converted(blueprint)
+    left = _never_converted(units, weights)
     held: dict[str, SparseMatrix] = {}
     for name, weight in weights.items():
         matrix = CSRMatrix(weight) if layout == "csr" else BSRMatrix(weight, block)
@@ -128,7 +126,7 @@ def sparse_form(
         raise NothingSparseError(
             f"`network` must have a matrix that is smaller as {layout}, has none: {reasons}; run it dense"
         )
-    sparse: Any = _rebuilt(network, blueprint, held)
+    sparse: Any = _rebuilt(network, held)
     difference = _difference(network, sparse, example_inputs, tolerance)
     sparse.sparse_report = SparseReport(
         layout,
@@ -143,26 +141,26 @@ def sparse_form(
     return sparse
 
 
-def density_of(network: nn.Module, wiring: Wiring) -> float:
+def density_of(network: nn.Module, example_inputs: Any) -> float:
     """Fraction of the weights multiplied in every time step that are not 0; embeddings and biases are not counted.
 
     Args:
         network: plain torch layers.
-        wiring: what each layer reads.
+        example_inputs: arguments of its forward.
 
     Raises:
-        ValueError: if the wiring describes no matrix.
+        ValueError: if it has no matrix.
 
     Example:
         >>> network = nn.Sequential(nn.Embedding(50, 8), nn.Linear(8, 8))
         >>> with torch.no_grad():
         ...     zeros = network[1].weight.copy_(torch.eye(8))
-        >>> density_of(network, Wiring({"1": ["0"]}))
+        >>> density_of(network, torch.arange(50))
         0.125
     """
-    weights = [network.get_parameter(weight.name) for weight in _multiplied(draw_blueprint(network, wiring))]
+    weights = [network.get_parameter(name) for name in _multiplied(network, trace(network, example_inputs))]
     if not weights:
-        raise ValueError("`wiring` must describe a layer with a matrix, found none; declare what each layer reads")
+        raise ValueError("`network` must have a recurrent or Linear layer with a matrix, found none")
     return sum(map(_kept, weights)) / sum(weight.numel() for weight in weights)
 
 
@@ -205,15 +203,27 @@ def _check_block(block: int, weights: Mapping[str, Tensor]) -> None:
         )
 
 
-def _multiplied(blueprint: Blueprint) -> list[Weight]:
-    return [weight for weight in blueprint.weights if weight.reads is not None]
+def _multiplied(network: nn.Module, units: Units) -> list[str]:
+    """Names of the matrices of layers that there is a sparse form of."""
+    return [
+        alias
+        for weight in units.weights.values()
+        if weight.is_matrix
+        for alias in weight.aliases
+        if isinstance(network.get_submodule(alias.rpartition(".")[0]), (nn.Linear, nn.LSTM, nn.GRU, nn.RNN))
+    ]
 
 
-def _never_converted(blueprint: Blueprint) -> dict[str, str]:
-    """Embeddings, and layers that the wiring does not describe."""
-    rows = "its rows are looked up, not multiplied"
-    left = {weight.name: rows for weight in blueprint.weights if weight.pattern == "word unit"}
-    return left | {f"{layer}.weight": rows for layer in blueprint.tied} | blueprint.undescribed
+def _never_converted(units: Units, weights: Mapping[str, Tensor]) -> dict[str, str]:
+    """Embeddings, and matrices of layers that there is no sparse form of."""
+    left = {}
+    for weight in units.weights.values():
+        for alias in weight.aliases:
+            if weight.is_lookup and alias not in weights:
+                left[alias] = "its rows are looked up, not multiplied"
+            elif weight.is_matrix and alias not in weights:
+                left[alias] = "there is no sparse form of its layer"
+    return left
 
 
 def _why_not(matrix: SparseMatrix, weight: Tensor) -> str | None:
@@ -231,15 +241,15 @@ def _kept(weight: Tensor) -> int:
     return int(weight.count_nonzero())
 
 
-def _rebuilt(network: nn.Module, blueprint: Blueprint, held: Mapping[str, SparseMatrix]) -> nn.Module:
+def _rebuilt(network: nn.Module, held: Mapping[str, SparseMatrix]) -> nn.Module:
     """The network copied around its sparse layers."""
     fresh: dict[int, Any] = {}
-    for layer in dict.fromkeys(weight.layer for weight in blueprint.weights):
-        module = network.get_submodule(layer)
-        matrices = {
-            weight.parameter: held[weight.name] for weight in blueprint.weights_of(layer) if weight.name in held
-        }
-        if matrices:
+    ragged = [name for name, module in network.named_modules() if isinstance(module, RaggedRNN)]
+    for layer, module in network.named_modules():
+        prefix = f"{layer}." if layer else ""
+        matrices = {name.removeprefix(prefix): held[name] for name in held if name.startswith(prefix)}
+        is_part = any(layer.startswith(f"{name}.") for name in ragged)
+        if matrices and isinstance(module, (nn.Linear, *RECURRENT)) and not is_part:
             is_linear = isinstance(module, nn.Linear)
             fresh[id(module)] = SparseLinear(module, matrices["weight"]) if is_linear else SparseRNN(module, matrices)
     return copy.deepcopy(network, fresh).eval().requires_grad_(False)
@@ -247,7 +257,7 @@ def _rebuilt(network: nn.Module, blueprint: Blueprint, held: Mapping[str, Sparse
 
 def _difference(network: nn.Module, sparse: nn.Module, example_inputs: Any, tolerance: float | None) -> float:
     try:
-        difference, allowed = compare(network, sparse, as_arguments(example_inputs), tolerance)
+        difference, allowed = compare(network, sparse, example_inputs, tolerance)
     except (ValueError, AttributeError) as error:
         raise ValueError(
             f"`network` does not run with sparse layers in the place of its own: {error}; its forward must call them "

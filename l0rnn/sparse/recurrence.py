@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from l0rnn.layers.ragged_rnn import RaggedRNN
-from l0rnn.layers.recurrent import recurrent_parameter_name, recurrent_sizes
+from l0rnn.recurrent.names import recurrent_parameter_name, recurrent_sizes
+from l0rnn.recurrent.ragged_rnn import RaggedRNN
 from l0rnn.sparse.linear import refuse_training
 from l0rnn.sparse.matrix import DenseMatrix
 

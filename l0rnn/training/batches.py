@@ -8,7 +8,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.data import extract_batch_size
 from torch import Tensor
 
-from l0rnn.nesting import map_tensors
+from l0rnn.recurrent.nested import map_tensors
 
 
 def inputs_of(batch: Any) -> Any:

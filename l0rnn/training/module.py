@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -10,15 +10,15 @@ from lightning import LightningModule
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
-from l0rnn.blueprint import draw_blueprint
 from l0rnn.methods import Dense, Method
 from l0rnn.methods.units import unit_method
-from l0rnn.removal import buildable, remove_units_, resize_, resized_shapes
+from l0rnn.surgery.removal import buildable, remove_units_, resize_, resized_shapes
+from l0rnn.tracing.units import Units
 from l0rnn.training.averaging import refuse_early_averages
 from l0rnn.training.batches import detached, inputs_of, number_of_targets, of_size
 from l0rnn.training.optimizer import build_optimizer, single_optimizers
+from l0rnn.training.pruner import Pruner
 from l0rnn.training.resuming import check_same_network, random_state, set_random_state, widths_to_load
-from l0rnn.wiring import Wiring
 
 
 class PrunableModule(LightningModule):
@@ -29,22 +29,25 @@ class PrunableModule(LightningModule):
 
     Args:
         network: modules of plain torch; the method may change it in place.
-        wiring: what each layer of the network reads.
         loss: ``loss(network, batch) → mean loss``; with ``carries_state``,
             ``loss(network, batch, state) → (mean loss, state)``.
         method: the pruning method; None trains the network as it is.
+        fixed: layers or axes that have to stay whole, see `l0rnn.tracing.trace`.
+        tied: groups of axes whose units have to be removed together.
         optimizer: parameters → optimiser of the weights. Default: SGD with learning rate 1.
         scheduler: optimiser → learning rate scheduler, stepped once per epoch; None for a constant rate.
         gate_learning_rate: learning rate of Adam for the gates.
         carries_state: whether the recurrent state goes on from batch to batch (truncated back-propagation).
-        example_inputs: arguments of the network's forward, used by `shrink` for its proof. If None, what the first
-            training batch begins with if it is a tuple or list, or the batch if it is a tensor.
+        example_inputs: arguments of the network's forward: a tuple for several, a dict of keyword arguments, or the
+            only one. The network is run on them to find its units, and `shrink` compares the outputs on them. Needed
+            with any method but `Dense`.
 
     Raises:
-        ValueError: if the wiring does not fit the network, or the loss has parameters to train of its own.
+        ValueError: if the network fails on the example inputs or has nothing to prune, or the loss has parameters to
+            train of its own.
 
     Example:
-        >>> from l0rnn import Budget, L0Gates, Wiring
+        >>> from l0rnn import Budget, L0Gates
         >>> class Tagger(nn.Module):
         ...     def __init__(self):
         ...         super().__init__()
@@ -54,9 +57,9 @@ class PrunableModule(LightningModule):
         ...         return self.decoder(self.encoder(x)[0])
         >>> module = PrunableModule(
         ...     Tagger(),
-        ...     Wiring({"encoder": ["outside"], "decoder": ["encoder"]}),
         ...     loss=lambda network, batch: nn.functional.mse_loss(network(batch[0]), batch[1]),
         ...     method=L0Gates(Budget(density=0.5)),
+        ...     example_inputs=torch.randn(5, 2, 3),
         ... )
         >>> type(module.network.encoder).__name__
         'GatedLSTM'
@@ -65,10 +68,11 @@ class PrunableModule(LightningModule):
     def __init__(
         self,
         network: nn.Module,
-        wiring: Wiring,
         loss: Callable[..., Any],
         method: Method | None = None,
         *,
+        fixed: Sequence[str] = (),
+        tied: Sequence[Sequence[str]] = (),
         optimizer: Callable[[list[nn.Parameter]], Optimizer] | None = None,
         scheduler: Callable[[Optimizer], Any] | None = None,
         gate_learning_rate: float = 0.03,
@@ -79,10 +83,9 @@ class PrunableModule(LightningModule):
         if isinstance(loss, nn.Module) and any(weight.requires_grad for weight in loss.parameters()):
             raise ValueError(
                 f"`loss` must have no weights to train, which nobody would, got a {type(loss).__name__}; make it a "
-                "part of the network, named in the wiring's `fixed`"
+                "part of the network"
             )
         self.network = network
-        self.wiring = wiring
         self.loss = loss
         self.method = method or Dense()
         self.make_optimizer = optimizer or (lambda parameters: SGD(parameters, lr=1.0))
@@ -90,7 +93,12 @@ class PrunableModule(LightningModule):
         self.gate_learning_rate = gate_learning_rate
         self.carries_state = carries_state
         self.example_input_array = example_inputs
-        self.method.attach(network, wiring)
+        self.fixed, self.tied = tuple(fixed), tuple(map(tuple, tied))
+        if example_inputs is None and isinstance(self.method, Dense):
+            self.units = Units()
+            self.method.attach(network, self.units)
+        else:
+            self.units = Pruner(network, self.method, example_inputs, fixed=fixed, tied=tied).units
         self.remaining: dict[str, Tensor] = {}
         self._carried: Any = None
         self._random_state: dict[str, Any] | None = None
@@ -233,29 +241,32 @@ class PrunableModule(LightningModule):
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": self.make_scheduler(optimizer)}
 
-    def remove_units_(self, keep: Mapping[str, Tensor], optimizers: Iterable[Optimizer] = ()) -> None:
+    def remove_units_(self, keep: Tensor, optimizers: Iterable[Optimizer] = ()) -> None:
         """Cut closed units out of the network between two steps of a training, which goes on with what is left.
 
         Weights, gates, what the optimisers remember and the carried state are cut along; `remaining` tells which of the
         units there were are left, bool `(unit,)` per axis that has lost some. Densities stay fractions of the whole.
 
         Args:
-            keep: axis → units to keep, bool `(unit,)`; closed ones may stay that torch's layers need to be rectangular.
+            keep: which units to keep, bool `(unit,)`; closed ones may stay that torch's layers need to be rectangular.
             optimizers: those of the Trainer.
 
         Raises:
             ValueError: if the method does not close units, a unit to remove is open, or something cannot be cut along;
                 nothing has been changed then.
         """
-        method, blueprint = unit_method(self.method), draw_blueprint(self.network, self.wiring)
-        keep = buildable(self.network, blueprint, keep)
+        method = unit_method(self.method)
+        keep = buildable(self.network, self.units, keep)
         each = [part for optimizer in optimizers for part in single_optimizers(optimizer)]
-        self._carried = remove_units_(self.network, blueprint, keep, optimizers=each, state=self._carried)
-        for axis, units in keep.items():
-            if not bool(units.all()):
-                before = self.remaining.get(axis, torch.ones_like(units))
-                self.remaining[axis] = before.masked_scatter(before, units)
-        method.redraw_(draw_blueprint(self.network, self.wiring))
+        before = self.units.by_axis(keep)
+        self.units, self._carried = remove_units_(
+            self.network, self.units, keep, optimizers=each, state=self._carried
+        )
+        for axis, kept in before.items():
+            if not bool(kept.all()):
+                left = self.remaining.get(axis, torch.ones_like(kept))
+                self.remaining[axis] = left.masked_scatter(left, kept)
+        method.redraw_(self.units)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the carried state, the random numbers, and which units are left."""
@@ -274,15 +285,15 @@ class PrunableModule(LightningModule):
         shapes = {name: tensor.shape for name, tensor in self.state_dict().items()}
         remaining = saved.get("remaining", {})
         if remaining or self.remaining:
-            method, blueprint = unit_method(self.method), draw_blueprint(self.network, self.wiring)
-            sizes = {name: len(gates) for name, gates in method.gates().items()}
+            method = unit_method(self.method)
+            sizes = {name: axis.size for name, axis in self.units.axes.items()}
             widths = widths_to_load(remaining, self.remaining, sizes)
-            resized = resized_shapes(self.network, blueprint, widths)
+            resized = resized_shapes(self.network, self.units, widths)
             check_same_network(
                 shapes | {f"network.{name}": shape for name, shape in resized.items()}, checkpoint["state_dict"]
             )
-            resize_(self.network, blueprint, widths)
-            method.redraw_(draw_blueprint(self.network, self.wiring))
+            self.units = resize_(self.network, self.units, widths)
+            method.redraw_(self.units)
             self.remaining = dict(remaining)
         else:
             check_same_network(shapes, checkpoint["state_dict"])

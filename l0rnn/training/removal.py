@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -12,12 +12,12 @@ from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveragi
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from l0rnn.axes import Blueprint
-from l0rnn.cost import cost
-from l0rnn.layers import Gates
-from l0rnn.layers.gating import network_gates
+from l0rnn.cost.cost import CostOf
+from l0rnn.gates.gates import Gates
 from l0rnn.methods.units import unit_method
-from l0rnn.removal import buildable, check_optimizer_state
+from l0rnn.surgery.removal import buildable
+from l0rnn.surgery.states import check_optimizer_state
+from l0rnn.tracing.units import Units
 from l0rnn.training.module import PrunableModule
 from l0rnn.training.optimizer import single_optimizers
 
@@ -49,10 +49,10 @@ class RemoveClosedUnits(Callback):
 
     Example:
         >>> callback = RemoveClosedUnits(patience=2)
-        >>> gates = {"encoder.l0": Gates(3, open_probability=0.9)}
-        >>> gates["encoder.l0"].log_alpha.data[1] = -9.0
+        >>> gates = Gates(3, open_probability=0.9)
+        >>> gates.log_alpha.data[1] = -9.0
         >>> callback.look(gates), callback.look(gates)
-        ({'encoder.l0': tensor([True, True, True])}, {'encoder.l0': tensor([ True, False,  True])})
+        (tensor([True, True, True]), tensor([ True, False,  True]))
 
     Reference:
         Wen et al. 2019 (arXiv 1906.06847) for the gates, which there stay in the network until the end.
@@ -67,7 +67,7 @@ class RemoveClosedUnits(Callback):
         if not 0 <= least < 1:
             raise ValueError(f"`least` must be in [0, 1), got {least}")
         self.threshold, self.patience, self.every, self.least = threshold, patience, every, least
-        self._looks: dict[str, Tensor] = {}  # axis → looks in a row at which each unit was closed for good
+        self._looks: Tensor | None = None  # looks in a row at which each unit was closed for good
         self._looked_at = -1  # with accumulated gradients, several batches end at one step
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -96,7 +96,7 @@ class RemoveClosedUnits(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remove what a method has closed before the training."""
         if trainer.global_step == 0:
-            self._looks = {}
+            self._looks = None
             self.remove_(pl_module, trainer.optimizers, trainer.global_step)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
@@ -116,54 +116,51 @@ class RemoveClosedUnits(Callback):
             Whether there are fewer units now.
         """
         self._looked_at = step
-        blueprint = module.method.blueprint
-        keep = buildable(module.network, blueprint, self.look(network_gates(module.network, blueprint)))
-        saved = share_saved(blueprint, keep)
+        units: Units = module.units
+        keep = self.look(module.method.own_gates)
+        for axis in units.axes.values():
+            if not bool(keep[axis.units].any()):
+                scores = module.method.own_gates.log_alpha.detach().cpu()
+                keep[axis.start + scores[axis.units].argmax()] = True
+        keep = buildable(module.network, units, keep)
+        saved = share_saved(units, keep)
         if saved == 0 or saved < self.least:
             return False
         module.remove_units_(keep, optimizers)
-        self._looks = {axis: looks[keep[axis]] for axis, looks in self._looks.items()}
-        widths = [f"{axis} {len(keep[axis])} → {int(keep[axis].sum())}" for axis in self._looks]
+        self._looks = None if self._looks is None else self._looks[keep]
+        widths = [f"{name} {len(kept)} → {int(kept.sum())}" for name, kept in units.by_axis(keep).items()]
         log.info("step %d: removed closed units, %.0f %% saved: %s", step, 100 * saved, ", ".join(widths))
         return True
 
     @torch.no_grad()
-    def look(self, gates: Mapping[str, Gates]) -> dict[str, Tensor]:
-        """Count the looks at which each unit was closed for good, and say which units to keep, bool `(unit,)` per axis.
-
-        Of each axis at least one unit is kept, that with the largest gate or P(gate ≠ 0).
-        """
-        keep = {}
-        for axis, own in gates.items():
-            score = (own.deterministic() if own.is_frozen else own.open_probability()).cpu()
-            closed = ~own.keep().cpu() & (score < self.threshold)
-            before = self._looks.get(axis, torch.zeros(own.units, dtype=torch.int64))
-            self._looks[axis] = torch.where(closed, self.patience if own.is_frozen else before + 1, 0)
-            keep[axis] = self._looks[axis] < self.patience
-            if not bool(keep[axis].any()):
-                keep[axis][score.argmax()] = True
-        return keep
+    def look(self, gates: Gates) -> Tensor:
+        """Count the looks at which each unit was closed for good, and say which units to keep, bool `(unit,)`."""
+        score = (gates.deterministic() if gates.is_frozen else gates.open_probability()).cpu()
+        closed = ~gates.keep().cpu() & (score < self.threshold)
+        before = torch.zeros(gates.units, dtype=torch.int64) if self._looks is None else self._looks
+        self._looks = torch.where(closed, self.patience if gates.is_frozen else before + 1, 0)
+        return self._looks < self.patience
 
     def state_dict(self) -> dict[str, Any]:
         """The looks so far."""
-        return {"looks": dict(self._looks), "looked_at": self._looked_at}
+        return {"looks": self._looks, "looked_at": self._looked_at}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting from there."""
-        self._looks, self._looked_at = dict(state_dict["looks"]), state_dict["looked_at"]
+        self._looks, self._looked_at = state_dict["looks"], state_dict["looked_at"]
 
 
-def share_saved(blueprint: Blueprint, keep: Mapping[str, Tensor]) -> float:
+def share_saved(units: Units, keep: Tensor) -> float:
     """Share of the parameters or of the multiply-adds that go with the other units, whichever is larger.
 
     Example:
-        >>> from l0rnn import Wiring
-        >>> from l0rnn.blueprint import draw_blueprint
-        >>> blueprint = draw_blueprint(nn.Sequential(nn.Embedding(10, 4), nn.Linear(4, 10)), Wiring({"1": ["0"]}))
-        >>> share_saved(blueprint, {"0": torch.tensor([True, True, False, False])})
+        >>> from l0rnn.tracing import trace
+        >>> units = trace(nn.Sequential(nn.Embedding(10, 4), nn.Linear(4, 10)), torch.arange(10))
+        >>> share_saved(units, torch.tensor([True, True, False, False]))
         0.5
     """
-    whole, left = cost(blueprint), cost(blueprint, keep)
+    own = CostOf(units)
+    whole, left = own.kept(), own.kept(units.by_axis(keep))
     return max(1 - left[kind] / whole[kind] for kind in ("parameters", "multiply_adds"))
 
 

@@ -12,10 +12,10 @@ from torch import nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from l0rnn.distillation import DistilledLoss
 from l0rnn.export.config import Config, config_of
 from l0rnn.export.native import build_from, load_dense
-from l0rnn.language_model import LanguageModel, next_word_loss
+from l0rnn.language.distillation import DistilledLoss
+from l0rnn.language.language_model import LanguageModel, next_word_loss
 from l0rnn.methods import Dense
 from l0rnn.training.module import PrunableModule
 from l0rnn.training.resuming import model_in

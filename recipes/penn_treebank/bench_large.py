@@ -5,7 +5,7 @@
         --out recipes/penn_treebank/results/bench_demo.json
 
 Widths only, no training: latency does not depend on the values of weights. Written are three benchmarks, each as
-`l0rnn.bench_report.BenchReport` reads it:
+`l0rnn.bench.report.BenchReport` reads it:
 
     bench_large.json            dense, with zeros, CSR, BSR and shrunken; all sizes
     bench_large_by_hand.json    shrunken against plain torch layers of the same widths, called by hand; all sizes
@@ -28,10 +28,10 @@ import torch
 from torch import Tensor, nn
 
 from l0rnn.bench import benchmark
+from l0rnn.bench.report import BenchReport
 from l0rnn.bench.runtimes import RUNTIMES, STREAMER, benchmark_in
 from l0rnn.bench.zeros import forms_with_zeros
-from l0rnn.bench_report import BenchReport
-from l0rnn.language_model import LanguageModel
+from l0rnn.language.language_model import LanguageModel
 
 GRID = ((1, 1), (1, 35), (10, 30), (20, 35))
 DENSITY = 0.1

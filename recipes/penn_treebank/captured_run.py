@@ -23,7 +23,7 @@ from lightning.pytorch.cli import SaveConfigCallback
 
 from l0rnn.blueprint import draw_blueprint
 from l0rnn.compare.one_run import build, device_name, main, write_result
-from l0rnn.cost import cost
+from l0rnn.cost.cost import cost
 from l0rnn.methods import METHODS
 from l0rnn.training import AverageLate
 from l0rnn.training.configuration import TrainingTime
@@ -57,8 +57,6 @@ def train_run(
     check(model, trainer, rounded)
     whole = cost(draw_blueprint(model.network, model.wiring))
     training = CapturedTraining(model, data, trainer, folder)
-    if rounded == "bf16" and rounding(rounded, training.device) != "bf16":
-        raise ValueError(f"{training.device} has no products in bf16; leave `--products` out")
     with products(rounded):
         training.run()
     with products("float32"):

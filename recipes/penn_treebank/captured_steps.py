@@ -21,7 +21,7 @@ from l0rnn.training.batches import detached
 from l0rnn.training.module import PrunableModule
 from l0rnn.training.optimizer import single_optimizers
 
-PRODUCTS = {"float32": "highest", "tf32": "high", "bf16": "medium"}  # in torch's words
+PRODUCTS = {"float32": "highest", "tf32": "high"}  # in torch's words
 WARM_UP = 3  # steps outside a graph, in which libraries set themselves up for new shapes
 
 
@@ -163,7 +163,7 @@ class CapturedSteps:
 
 @contextmanager
 def products(precision: str) -> Iterator[None]:
-    """To what matrix products may round their factors: ``float32`` (not at all), ``tf32`` on a GPU, ``bf16`` on a CPU.
+    """To what matrix products may round their factors: ``float32`` (not at all) or ``tf32``, on a GPU.
 
     Sums stay in float32. What a device does not have, it leaves out: `rounding` says what it does.
     """
@@ -178,12 +178,10 @@ def products(precision: str) -> Iterator[None]:
 
 
 def rounding(precision: str, device: torch.device) -> str:
-    """What becomes of `products` on a device: the same, ``tf32`` for ``bf16`` on a GPU, or ``float32``."""
+    """What becomes of `products` on a device: ``float32``, unless it rounds."""
     factor = torch.linspace(1, 2, 512 * 512, device=device).reshape(512, 512)
     with products("float32"):
         exact = factor @ factor
     with products(precision):
         is_rounded = not torch.equal(factor @ factor, exact)
-    if not is_rounded:
-        return "float32"
-    return "tf32" if device.type == "cuda" else precision
+    return precision if is_rounded else "float32"

@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
+from l0rnn.bench.report import RUNTIMES, BenchReport
 from l0rnn.bench.runtimes import benchmark_in, check_runtimes
-from l0rnn.bench_report import RUNTIMES, BenchReport
 from l0rnn.models import L0GatedLSTM
 from recipes.penn_treebank.data import PennTreebank
 from recipes.penn_treebank.plot import plot_demo

@@ -28,13 +28,13 @@ from l0rnn.export import (
     save_dense,
     text_columns,
 )
-from l0rnn.export.aside import ONNX, WEIGHTS
+from l0rnn.export.directory import ONNX, WEIGHTS
 from l0rnn.export.measure import step_milliseconds
 from l0rnn.export.onnx_run import OnnxStreamer
 from l0rnn.export.streaming import Streamer, TorchStreamer
 from l0rnn.extras import require
 from l0rnn.models import load_model
-from l0rnn.surgery import build, everything
+from l0rnn.surgery.shrink import build, everything
 from recipes.penn_treebank.data import Vocabulary, load_text
 
 SIZES = ((1, 1), (1, 35), (20, 35))  # (batch, steps) for the latency

@@ -24,7 +24,7 @@ from typing import Any, Literal
 import torch
 
 from l0rnn import Budget, Dense, L0Gates
-from l0rnn.bench_report import environment
+from l0rnn.bench.report import environment
 from l0rnn.models import L0GatedLSTM
 from recipes.penn_treebank.captured_steps import CapturedSteps
 

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from l0rnn.bench_report import environment
+from l0rnn.bench.report import environment
 from l0rnn.sparse import BSRMatrix, CSRMatrix, stored_bytes
 
 SECONDS = 0.005  # of one sample, at least

@@ -3,9 +3,10 @@
     python -m recipes.penn_treebank.onednn_rule [--out recipes/penn_treebank/results/onednn_rule.json]
 
 For several widths and calls of few steps: milliseconds of torch.nn.LSTM with oneDNN, and of the same steps as cells,
-in turns; from the ratios follow MOST_STEPS and MOST_SEQUENCES of l0rnn/onednn.py. Then the rate at which a product with
-one vector reads matrices that lie row by row and column by column, too many of them for any cache; and what the order
-means for a decoder over 10,000 words in one step, in a sequence, and in a training step with its gradients.
+in turns; from the ratios follow MOST_STEPS and MOST_SEQUENCES of l0rnn/recurrent/single_steps.py. Then the rate at
+which a product with one vector reads matrices that lie row by row and column by column, too many of them for any cache;
+and what the order means for a decoder over 10,000 words in one step, in a sequence, and in a training step with its
+gradients.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from l0rnn import onednn
 from l0rnn.bench import sample_seconds
-from l0rnn.bench_report import environment
+from l0rnn.bench.report import environment
+from l0rnn.recurrent import single_steps as onednn
 
 WIDTHS = (32, 128, 300, 650, 1500)
 CALLS = ((1, 1), (8, 1), (32, 1), (64, 1), (1, 2), (8, 2), (16, 2), (32, 2), (1, 4), (8, 4), (1, 8))  # (batch, steps)

@@ -9,11 +9,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from l0rnn.bench_report import RUNTIMES, BenchReport
+from l0rnn.bench.report import RUNTIMES, BenchReport
 from recipes.pages import replaced
 from recipes.penn_treebank.bench_large import BY_HAND, KINDS, over_by_hand, report_path
 from recipes.penn_treebank.removal_time import table as removal_table
-from recipes.penn_treebank.rounding_time import table as rounding_table
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[2] / "docs" / "performance.md"
@@ -40,8 +39,6 @@ def filled(page: str, results: Path) -> str:
             page = replaced(page, name, bench_text(reports) + picture)
     texts = {
         "removal_time": removal_text,
-        "rounding_time": rounding_table,
-        "latency_budget": budget_text,
         "onednn_rule": rule_text,
         "gpu_check": gpu_text,
         "gpu_check_packed_anew": gpu_text,
@@ -122,18 +119,6 @@ def removal_text(result: dict[str, Any]) -> str:
     environment = result["environment"]
     threads = result["versions"]["threads"]
     return f"{removal_table(result['rows'])}\n\n{environment['cpu']}, {threads} thread, torch {environment['torch']}."
-
-
-def budget_text(result: dict[str, Any]) -> str:
-    """A budget in milliseconds: asked for, predicted by the table, measured."""
-    call, environment = result["call"], result["environment"]
-    titles = ["batch × steps", "dense, ms", "asked, ms", "by the table, ms", "measured, ms", "measured / asked"]
-    figures = [result[f"{name}_ms"] for name in ("dense_measured", "asked", "predicted", "measured")]
-    cells = [f"{call['batch']} × {call['steps']}", *(f"{figure:.2f}" for figure in figures)]
-    cells += [f"{result['measured_over_asked']:.3f}", ", ".join(str(width) for width in result["widths"].values())]
-    lines = [[*titles, "units kept"], ["---"] * (len(titles) + 1), cells]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"{table}\n\n{environment['cpu']}, {call['threads']} thread, torch {environment['torch']}."
 
 
 def gpu_text(result: dict[str, Any]) -> str:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from l0rnn.compare import read_plan, run_all
-from l0rnn.compare.kept_results import results_so_far, results_table
+from l0rnn.compare.results import results_so_far, results_table
 from recipes.penn_treebank.captured_run import ROUNDED
 from recipes.penn_treebank.captured_steps import PRODUCTS
 

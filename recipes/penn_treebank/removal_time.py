@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from l0rnn.bench_report import environment
+from l0rnn.bench.report import environment
 from l0rnn.compare import Plan, Run, run_all
 
 BASE = Path(__file__).parent / "configs" / "compare_base.yaml"

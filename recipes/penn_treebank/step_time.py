@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from l0rnn.bench_report import environment
-from l0rnn.layers import GatedLSTM, Gates
+from l0rnn.bench.report import environment
+from l0rnn.gates import GatedLSTM, Gates
 
 OPEN = (1.0, 0.75, 0.5, 0.25, 0.1)
 AT_START = 0.93  # P(open) that training starts with: all gates are drawn afresh, most are 1, some in between, a few 0

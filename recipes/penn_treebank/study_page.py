@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from l0rnn.bench_report import BenchReport
+from l0rnn.bench.report import BenchReport
 from l0rnn.compare import read_plan
-from l0rnn.compare.kept_results import results_so_far, results_table
+from l0rnn.compare.results import results_so_far, results_table
 from recipes.pages import replaced
 from recipes.penn_treebank.performance_page import RESULTS
 

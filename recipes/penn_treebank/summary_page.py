@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from l0rnn.bench_report import BenchReport
-from l0rnn.compare.kept_results import table_row, units_kept
+from l0rnn.bench.report import BenchReport
+from l0rnn.compare.results import table_row, units_kept
 from recipes.pages import replaced
 from recipes.penn_treebank.performance_page import RESULTS
 

@@ -27,7 +27,7 @@ class MeanPrediction(nn.Module):
         ValueError: if there is no network.
 
     Example:
-        >>> from l0rnn.language_model import LanguageModel
+        >>> from l0rnn.language.language_model import LanguageModel
         >>> both = MeanPrediction([LanguageModel(50, 8, 8), LanguageModel(50, 4, 4)])
         >>> logits, states = both(torch.randint(50, (5, 2)))  # (time, batch)
         >>> logits.shape, len(states)

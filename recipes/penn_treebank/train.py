@@ -18,11 +18,11 @@ from lightning import Trainer
 from torch import nn
 
 from l0rnn.blueprint import draw_blueprint
-from l0rnn.cost import cost
+from l0rnn.cost.cost import cost
 from l0rnn.export import save_dense
-from l0rnn.language_model import next_word_loss
+from l0rnn.language.language_model import next_word_loss
 from l0rnn.models import L0GatedLSTM
-from l0rnn.surgery import Surgery, operate
+from l0rnn.surgery.shrink import Surgery, operate
 from l0rnn.training.batches import detached
 from l0rnn.training.configuration import build_run, last_checkpoint, training_seconds
 from recipes.penn_treebank.data import PennTreebank

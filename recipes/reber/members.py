@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from l0rnn.layered_graph import LayeredGraph
-from l0rnn.layers.graph_rnn import GraphRNN
+from l0rnn.methods.graph_rnn import GraphRNN
+from l0rnn.methods.layered_graph import LayeredGraph
 from recipes.reber.network import CLASSES, CODES, MODES, Classifier, at_step, check_cell
 from recipes.reber.stack import Cell, Member
 

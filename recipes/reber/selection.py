@@ -14,8 +14,8 @@ from torch import Tensor
 from l0rnn import Budget, L0Gates, PrunableModule
 from l0rnn.bench import benchmark
 from l0rnn.blueprint import draw_blueprint
-from l0rnn.cost import cost
-from l0rnn.surgery import operate
+from l0rnn.cost.cost import cost
+from l0rnn.surgery.shrink import operate
 from recipes.reber.data import Batches, Example
 from recipes.reber.network import CODES, WIRING, Classifier, accuracy, fit, loss_of
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from l0rnn.layered_graph import GraphKind, LayeredGraph, graph_properties, random_graph
+from l0rnn.methods.layered_graph import GraphKind, LayeredGraph, graph_properties, random_graph
 from recipes.reber.data import Batches, Example
 from recipes.reber.members import GraphClassifier, member_of_graph
 from recipes.reber.network import Plateau

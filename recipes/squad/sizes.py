@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from l0rnn.blueprint import draw_blueprint
-from l0rnn.cost import cost
+from l0rnn.cost.cost import cost
 from recipes.squad.network import WIRING, Bidaf
 
 # the names of the published tables

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from lightning import Trainer
 
-from l0rnn.surgery import operate
+from l0rnn.surgery.shrink import operate
 from l0rnn.training.callbacks import Paused, PauseOnSignal
 from l0rnn.training.configuration import build_run, last_checkpoint, training_seconds
 from l0rnn.version import __version__

@@ -12,8 +12,8 @@ from lightning import LightningModule, Trainer
 from torch import Tensor, nn
 
 from l0rnn import Budget, L0GatedLSTM
-from l0rnn.language_model import LanguageModel
-from l0rnn.layers import RaggedRNN
+from l0rnn.language.language_model import LanguageModel
+from l0rnn.recurrent.ragged_rnn import RaggedRNN
 
 WORDS = ("<eos>", "the", "cat", "sat", "on", "mat", "and", "<unk>", "dog", "ran", "far")
 

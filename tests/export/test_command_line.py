@@ -143,6 +143,5 @@ def test_files_that_a_command_cannot_use_get_one_line(tmp_path: Path, capsys: py
     write_checkpoint(ShrunkenLanguageModel(language_model("LSTM", [5, 3])), tmp_path / "small.ckpt")
     torch.save(torch.ones(3), tmp_path / "tensor.pt")
     assert "got one of ShrunkenLanguageModel" in error_of(capsys, "shrink", tmp_path / "small.ckpt", "--out", tmp_path)
-    assert "got one of ShrunkenLanguageModel" in error_of(capsys, "tune", tmp_path / "small.ckpt")
     error = error_of(capsys, "export", tmp_path / "tensor.pt", "--format", "native", "--out", tmp_path / "out")
     assert "is not a checkpoint of L0GatedLSTM or L0GatedGRU" in error

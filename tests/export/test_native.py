@@ -14,9 +14,9 @@ from l0rnn import Budget, L0GatedLSTM, Wiring, reads, shrink
 from l0rnn.blueprint import draw_blueprint
 from l0rnn.export import load_dense, read_config, read_vocabulary, save_dense
 from l0rnn.export.native import build_from
-from l0rnn.language_model import LanguageModel
-from l0rnn.layers import RaggedRNN
-from l0rnn.layers.gating import gate_network_
+from l0rnn.gates.network import gate_network_
+from l0rnn.language.language_model import LanguageModel
+from l0rnn.recurrent.ragged_rnn import RaggedRNN
 from tests.export.models import WORDS, language_model
 from tests.networks import CELLS, STACKS, TiedLanguageModel, TwoReaders, WordTagger, set_gates_at_random
 

@@ -14,7 +14,7 @@ from l0rnn.export import TorchStreamer, export_onnx, open_streamer
 from l0rnn.export.interface import flat
 from l0rnn.export.onnx_file import check_versions
 from l0rnn.export.onnx_twin import onnx_twin
-from l0rnn.layers import RaggedRNN
+from l0rnn.recurrent.ragged_rnn import RaggedRNN
 from tests.export.models import WORDS, language_model, run_onnx
 from tests.networks import StateClassifier, TwoReaders, WordTagger
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from l0rnn.export import export_executorch, export_program, open_streamer
-from l0rnn.layers import RaggedRNN
+from l0rnn.recurrent.ragged_rnn import RaggedRNN
 from tests.export.models import WORDS, language_model
 from tests.networks import StateClassifier
 

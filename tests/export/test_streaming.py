@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from l0rnn.export import TorchStreamer, export_onnx, generate, open_streamer, perplexity, save_dense, text_columns
+from l0rnn.export import TorchStreamer, export_onnx, open_streamer, perplexity, save_dense, text_columns
 from l0rnn.export.interface import flat
 from l0rnn.export.measure import sampled_text
 from l0rnn.export.steps import LanguageModelSteps, steps_of
 from l0rnn.export.vocabulary import decode, encode
-from l0rnn.language_model import next_word_loss
+from l0rnn.language.language_model import next_word_loss
+from l0rnn.models import generate
 from tests.export.models import WORDS, language_model
 
 

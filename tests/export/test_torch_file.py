@@ -14,7 +14,8 @@ from torch import nn
 
 from l0rnn.export import export_torch, open_streamer
 from l0rnn.export.interface import flat
-from l0rnn.layers import GatedLSTM, RaggedRNN
+from l0rnn.gates import GatedLSTM
+from l0rnn.recurrent.ragged_rnn import RaggedRNN
 from tests.export.models import WORDS, language_model
 from tests.networks import TwoReaders
 

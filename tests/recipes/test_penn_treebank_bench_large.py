@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from l0rnn.bench import measure, roofline
-from l0rnn.bench_report import BenchReport, BenchRow
+from l0rnn.bench.report import BenchReport, BenchRow
 from recipes.penn_treebank import bench_large, onednn_rule
 from recipes.penn_treebank.bench_large import (
     ByHand,

@@ -17,14 +17,14 @@ from safetensors.torch import load_file
 from l0rnn import Dense, L0GatedLSTM
 from l0rnn.compare import one_run
 from l0rnn.export import save_dense
-from l0rnn.language_model import LanguageModel
-from l0rnn.surgery import operate
+from l0rnn.language.language_model import LanguageModel
+from l0rnn.surgery.shrink import operate
 from l0rnn.training.callbacks import Paused
 from l0rnn.training.shrunken import ShrunkenLanguageModel
 from recipes.penn_treebank import captured_run, captured_training, queue
 from recipes.penn_treebank.captured_steps import PRODUCTS, CapturedSteps, products
-from tests.test_compare import L0, base
-from tests.test_methods import CASES, density_of
+from tests.compare.test_compare import L0, base
+from tests.methods.test_methods import CASES, density_of
 from tests.tiny_text import WORDS, TinyText
 
 pytestmark = [
@@ -319,15 +319,11 @@ def test_products_are_rounded_for_a_while(precision: str) -> None:
     assert state() == before
 
 
-def test_products_that_a_device_has_not_are_told_and_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_products_that_a_device_does_not_round_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
     assert captured_run.rounding("float32", cpu) == "float32"
-    assert captured_run.rounding("bf16", cpu) in ("bf16", "float32")  # as the processor has it
-    monkeypatch.setitem(PRODUCTS, "bf16", "highest")  # a processor that has it not
-    assert captured_run.rounding("bf16", cpu) == "float32"
-    monkeypatch.setenv(captured_run.ROUNDED, "bf16")
-    with pytest.raises(ValueError, match="cpu has no products in bf16; leave `--products` out"):
-        captured_run.train_run(base(), tmp_path, **FIGURES)
+    monkeypatch.setitem(PRODUCTS, "tf32", "highest")  # a processor that has no such products
+    assert captured_run.rounding("tf32", cpu) == "float32"
 
 
 def test_the_result_says_what_products_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -342,11 +338,11 @@ def test_the_result_says_what_products_were(tmp_path: Path, monkeypatch: pytest.
     assert captured_run.train_run(config, tmp_path, **FIGURES)["products"] == "float32"
     assert set(seen) == {"highest"}
     monkeypatch.setenv(captured_run.ROUNDED, "int8")
-    with pytest.raises(ValueError, match="L0RNN_PRODUCTS must be one of float32, tf32, bf16, got 'int8'"):
+    with pytest.raises(ValueError, match="L0RNN_PRODUCTS must be one of float32, tf32, got 'int8'"):
         captured_run.train_run(config, tmp_path / "again", **FIGURES)
 
 
 def test_products_of_lightnings_loop_are_not_the_queues_to_choose(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        queue.main(["--plan", "p.yaml", "--out", "o", "--products", "bf16"])
+        queue.main(["--plan", "p.yaml", "--out", "o", "--products", "float32"])
     assert "--products needs --captured" in capsys.readouterr().err

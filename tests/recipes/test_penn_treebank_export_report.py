@@ -9,7 +9,7 @@ import pytest
 
 from l0rnn import shrink
 from l0rnn.export import save_dense
-from l0rnn.language_model import LanguageModel
+from l0rnn.language.language_model import LanguageModel
 from recipes.penn_treebank.corpus import load_text
 from recipes.penn_treebank.data import Vocabulary
 from recipes.penn_treebank.export_report import report

@@ -17,11 +17,11 @@ import yaml
 from lightning import Callback
 
 from l0rnn.compare import read_plan
-from l0rnn.compare.kept_results import results_so_far
 from l0rnn.compare.one_run import train_run
+from l0rnn.compare.results import results_so_far
 from l0rnn.training.callbacks import Paused
 from recipes.penn_treebank import queue
-from tests.test_compare import L0, METHOD, base
+from tests.compare.test_compare import L0, METHOD, base
 
 pytestmark = [
     # Lightning 2.6 calls jsonargparse in a way that the latter has deprecated

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from l0rnn.export import save_dense
-from l0rnn.language_model import LanguageModel
+from l0rnn.language.language_model import LanguageModel
 from recipes.penn_treebank import together
 from recipes.penn_treebank.data import PennTreebank
 from recipes.penn_treebank.together import MeanPrediction

@@ -97,7 +97,7 @@ def test_demo_result_has_the_promised_form(
 
 
 def test_perplexity_carries_the_state_over_segments(small_treebank: Path) -> None:
-    from l0rnn.language_model import LanguageModel
+    from l0rnn.language.language_model import LanguageModel
 
     torch.manual_seed(0)
     data = PennTreebank(small_treebank, 2, steps=4, evaluation_batch_size=1)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from l0rnn import RaggedRNN
-from l0rnn.layered_graph import LayeredGraph
+from l0rnn.methods.layered_graph import LayeredGraph
 from recipes.reber.data import Batches, Example, make_examples, split
 from recipes.reber.grammar import read_grammar
 from recipes.reber.members import GraphClassifier

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from l0rnn.layered_graph import LayeredGraph
+from l0rnn.methods.layered_graph import LayeredGraph
 from recipes.reber import stack as stack_module
 from recipes.reber.data import Batches, Example, make_examples
 from recipes.reber.grammar import read_grammar

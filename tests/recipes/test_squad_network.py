@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from l0rnn import Budget, L0Gates
 from l0rnn.blueprint import draw_blueprint
-from l0rnn.layers.gates import Gates
-from l0rnn.surgery import operate
+from l0rnn.gates.gates import Gates
+from l0rnn.surgery.shrink import operate
 from recipes.squad.attention import AttentionFlow
 from recipes.squad.evaluate import best_spans
 from recipes.squad.highway import WordFeatures, WordVectors, distinct

@@ -1,0 +1,190 @@
+"""A vector of hard-concrete gates, one per unit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from l0rnn.gates.hard_concrete import HardConcrete
+
+
+class Gates(nn.Module):
+    """One trainable hard-concrete gate per unit.
+
+    `draw` makes one vector of gates and keeps it as `value` until the next draw, so that everything that reads these
+    units in one forward pass sees the same gates: random in training, deterministic in evaluation and once frozen.
+
+    Args:
+        units: number of gates, > 0.
+        open_probability: initial P(gate ≠ 0), in [0, 1]. 1 means gates that are exactly 1 and stay so.
+        distribution: the hard concrete distribution; its defaults are the paper's.
+        device: device of the parameter.
+        dtype: dtype of the parameter.
+
+    Raises:
+        ValueError: if ``units`` or ``open_probability`` is outside its range.
+
+    Example:
+        >>> gates = Gates(3, open_probability=1.0)
+        >>> gates.draw()
+        tensor([1., 1., 1.], grad_fn=<ClampBackward1>)
+        >>> gates.keep()
+        tensor([True, True, True])
+
+    Reference:
+        Wen et al., Structured Pruning of Recurrent Neural Networks through Neuron Selection (2019), arXiv 1906.06847.
+    """
+
+    frozen: Tensor
+    fixed: Tensor
+    is_gates = True  # for tracing: these are no weights of the network
+
+    def __init__(
+        self,
+        units: int,
+        *,
+        open_probability: float = 0.93,
+        distribution: HardConcrete | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if units <= 0:
+            raise ValueError(f"`units` must be > 0, got {units}")
+        if not 0 <= open_probability <= 1:
+            raise ValueError(f"`open_probability` must be in [0, 1], got {open_probability}")
+        self.units = units
+        self.distribution = distribution or HardConcrete()
+        start = self.distribution.log_alpha(torch.tensor(float(open_probability), dtype=torch.float64))
+        self.log_alpha = nn.Parameter(torch.full((units,), start.item(), device=device, dtype=dtype))
+        self.register_buffer("frozen", torch.tensor(False, device=device))
+        self.register_buffer("fixed", torch.zeros(units, device=device, dtype=dtype))
+        self._is_frozen = False  # the buffer's value on the host, so that a forward pass never waits for the device
+        self._value: Tensor | None = None
+        self._drawn_in_training = False
+        self.draws = 0  # which draw `value` is; what is computed from one draw is good for that draw alone
+
+    def draw(self) -> Tensor:
+        """Draw the gates of one forward pass, keep them as `value`, and return them: `(unit,)`."""
+        if self._is_frozen:
+            self._value = self.fixed
+        elif self.training:
+            self._value = self.distribution.sample(self.log_alpha)
+        else:
+            self._value = self.deterministic()
+        self._drawn_in_training = self.training
+        self.draws += 1
+        return self._value
+
+    @property
+    def value(self) -> Tensor:
+        """The gates last drawn, `(unit,)`; drawn now if there are none yet, or only ones of the other mode."""
+        is_stale = self._value is None or self._drawn_in_training != self.training
+        return self.draw() if is_stale else self._value  # type: ignore[return-value]
+
+    def forget(self) -> None:
+        """Let go of the gates last drawn, so that the next to read `value` draws afresh."""
+        self._value = None
+
+    def deterministic(self) -> Tensor:
+        """The gates of evaluation, `(unit,)`: the ones that surgery folds into the weights."""
+        return self.fixed if self._is_frozen else self.distribution.deterministic(self.log_alpha)
+
+    def open_probability(self) -> Tensor:
+        """P(gate ≠ 0) of each unit, `(unit,)`."""
+        return self.distribution.open_probability(self.log_alpha)
+
+    def keep(self) -> Tensor:
+        """Which units survive, bool `(unit,)`: those whose deterministic gate is not 0."""
+        return self.deterministic().detach() > 0
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether the gates are fixed."""
+        return self._is_frozen
+
+    @torch.no_grad()
+    def freeze_(self, keep: Tensor | None = None) -> None:
+        """Fix the gates from now on, in training too; they get no gradient any more.
+
+        A unit that is kept gets the mean of its gate while it is open, E[gate] / P(gate ≠ 0); the others get 0. The
+        deterministic gate would not do: for a unit that is open every other time it is close to 0.
+
+        Args:
+            keep: bool `(unit,)`, the units that stay open; those whose deterministic gate is not 0 if None.
+        """
+        keep = self.keep() if keep is None else keep.to(self.log_alpha.device)
+        while_open = (self.distribution.mean(self.log_alpha) / self.open_probability()).clamp(0, 1)
+        self.fixed.copy_(torch.where(keep, while_open, 0.0))
+        self.frozen.fill_(True)
+        self._is_frozen = True
+        self.log_alpha.requires_grad_(False)
+        self.log_alpha.grad = None  # a gradient of zeros would let an optimiser's momentum go on
+        self._value = None
+
+    @torch.no_grad()
+    def hold_(self, values: Tensor) -> None:
+        """Compute with these gates, in any mode, until `release_`."""
+        self.fixed = values.to(self.fixed)
+        self._is_frozen, self._value = True, None
+
+    def held(self) -> tuple[Tensor, bool]:
+        """What `release_` goes back to."""
+        return self.fixed, self._is_frozen
+
+    def release_(self, before: tuple[Tensor, bool]) -> None:
+        """Take back `hold_`."""
+        self.fixed, self._is_frozen = before
+        self._value = None
+
+    def extra_repr(self) -> str:
+        """The number of units, for `print`."""
+        return f"{self.units}"
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        self._is_frozen = bool(self.frozen)
+        self.log_alpha.requires_grad_(not self._is_frozen)
+        self._value = None
+
+    def __getstate__(self) -> dict[str, object]:
+        # a drawn value hangs on an autograd graph, which neither copy nor pickle can take along
+        return {**self.__dict__, "_value": None}
+
+
+class GateView:
+    """The gates of what one reader reads, picked from those of the whole network.
+
+    Args:
+        gates: the gates of all units of a network.
+        units: for each index of what is read its unit, int64 `(index,)`; -1 for one without a gate, which counts as 1.
+        is_scaled: indices that come in scaled by their gates already, which only have to be left out where the gate is
+            0, bool `(index,)`; None for none.
+    """
+
+    def __init__(self, gates: Gates, units: Tensor, is_scaled: Tensor | None = None) -> None:
+        self.gates = gates
+        self.units = units
+        self.is_scaled = is_scaled if is_scaled is not None and bool(is_scaled.any()) else None
+        start, count = int(units[0]) if len(units) else 0, len(units)
+        is_run = start >= 0 and torch.equal(units, torch.arange(start, start + count))
+        self._slice = slice(start, start + count) if is_run else None
+
+    def __len__(self) -> int:
+        return len(self.units)
+
+    @property
+    def value(self) -> Tensor:
+        """The gates of this pass, `(index,)`."""
+        drawn = self.gates.value
+        if self._slice is not None:
+            values = drawn[self._slice]
+        else:
+            if self.units.device != drawn.device:
+                self.units = self.units.to(drawn.device)
+            values = torch.cat((drawn, drawn.new_ones(1))).index_select(0, self.units % (len(drawn) + 1))
+        if self.is_scaled is None:
+            return values
+        return torch.where(self.is_scaled.to(values.device), (values != 0).to(values.dtype), values)

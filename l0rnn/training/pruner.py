@@ -1,0 +1,194 @@
+"""`Pruner`: a network, a pruning method and nothing else; for any training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from l0rnn.methods.dense import Dense
+from l0rnn.methods.method import Method
+from l0rnn.methods.units import UnitMethod
+from l0rnn.surgery.shrink import shrink
+from l0rnn.surgery.trial import tried_units
+
+PATIENCE = 3  # steps in a row without a gradient for the gates that are let pass
+
+
+class Pruner:
+    """Prunes a network in whatever loop trains it.
+
+    It finds the units of the network by running it once, tries a cut, and puts gates in where the method needs them. In
+    the loop, `penalty` is added to the loss and `step` called after the optimiser's. Gates have an Adam of their own:
+    the optimiser of the weights may have been made before, or be made from `weights`.
+
+    Args:
+        network: any network in torch; the method may change it in place.
+        method: the pruning method; None prunes nothing.
+        example_inputs: arguments of the network's forward: a tuple for several, a dict of keyword arguments, or the only
+            one.
+        steps: optimiser steps of the whole training, of which schedules are fractions.
+        gate_learning_rate: of the gates' Adam.
+        fixed: layers or axes that have to stay whole.
+        tied: groups of axes whose units have to be removed together.
+
+    Raises:
+        ValueError: if an argument is out of range, the network fails on the example inputs, or nothing can be pruned.
+
+    Example:
+        >>> from l0rnn import Budget, L0Gates
+        >>> network = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 2))
+        >>> optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
+        >>> pruner = Pruner(network, L0Gates(Budget(density=0.5)), torch.randn(8, 4), steps=100)
+        >>> for _ in range(100):
+        ...     x = torch.randn(8, 4)
+        ...     loss = (network(x) - x[:, :2]).square().mean() + pruner.penalty()
+        ...     optimizer.zero_grad()
+        ...     loss.backward()
+        ...     optimizer.step()
+        ...     pruner.step()
+        >>> pruner.shrink()
+        Sequential(
+          (0): Linear(in_features=4, out_features=8, bias=True)
+          (1): ReLU()
+          (2): Linear(in_features=8, out_features=2, bias=True)
+        )
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        method: Method | None,
+        example_inputs: Any,
+        *,
+        steps: int | None = None,
+        gate_learning_rate: float = 0.03,
+        fixed: Sequence[str] = (),
+        tied: Sequence[Sequence[str]] = (),
+    ) -> None:
+        if example_inputs is None:
+            raise ValueError(
+                "`example_inputs` must be given: the network is run on them once to find its units; a batch of two short "
+                "sequences will do"
+            )
+        if not gate_learning_rate > 0:
+            raise ValueError(f"`gate_learning_rate` must be > 0, got {gate_learning_rate}")
+        self.network = network
+        self.method = Dense() if method is None else method
+        if int(self.method.steps) or self.method.has_chosen:
+            raise ValueError(
+                f"`method` must be new, got a {type(self.method).__name__} that has pruned a network already; make "
+                "another one"
+            )
+        self.example_inputs = example_inputs
+        self.gate_learning_rate = gate_learning_rate
+        self.units = tried_units(network, example_inputs, fixed=fixed, tied=tied)
+        self.method.attach(network, self.units)
+        if isinstance(self.method, UnitMethod):
+            self.units = self.method.traced
+        self._optimizer: torch.optim.Optimizer | None = None
+        self._left: list[Tensor] = []
+        self._without_gradient = 0
+        self._step = 0
+        if steps is not None:
+            self.begin(steps)
+
+    def begin(self, steps: int) -> None:
+        """Say how many optimiser steps the training has, if that was not known before.
+
+        Raises:
+            ValueError: if it is not a whole number > 0.
+        """
+        if not isinstance(steps, int) or steps <= 0:
+            raise ValueError(f"`steps` must be a whole number of optimiser steps > 0, got {steps!r}")
+        self.method.begin(steps)
+
+    def weights(self) -> list[nn.Parameter]:
+        """The parameters of the network without those of the gates, for an optimiser that is made afterwards."""
+        own = {id(parameter) for parameter in self.method.gate_parameters()}
+        return [parameter for parameter in self.network.parameters() if id(parameter) not in own]
+
+    def penalty(self) -> Tensor:
+        """What is added to the loss of this step: a scalar. Once per optimiser step, or with every accumulated batch."""
+        return self.method.penalty()
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Follow an optimiser step: step the gates, let the price move, close and fix units when it is time.
+
+        Raises:
+            RuntimeError: if the gates get no gradients, are stepped by another optimiser too, or `steps` is unknown.
+        """
+        if int(self.method._total) == 0:
+            raise RuntimeError("`steps` must be given before the first step, since schedules are fractions of it")
+        gates = [parameter for parameter in self.method.gate_parameters() if parameter.requires_grad]
+        if gates:
+            self._check_gates(gates)
+            if self._optimizer is None:
+                self._optimizer = torch.optim.Adam(gates, lr=self.gate_learning_rate)
+            self._optimizer.step()
+            self._optimizer.zero_grad()
+            self._left = [parameter.detach().clone() for parameter in gates]
+        self._step += 1
+        self.method.after_step(self._step)
+
+    def _check_gates(self, gates: list[nn.Parameter]) -> None:
+        if self._left and any(not torch.equal(a, b) for a, b in zip(self._left, gates, strict=True)):
+            raise RuntimeError(
+                "another optimiser steps the gates too: make it of `pruner.weights()`, or before the Pruner"
+            )
+        has_none = all(parameter.grad is None for parameter in gates)
+        self._without_gradient = self._without_gradient + 1 if has_none else 0
+        if self._without_gradient >= PATIENCE:
+            raise RuntimeError(
+                f"the gates have had no gradient for {PATIENCE} steps: add `pruner.penalty()` to the loss, and call "
+                "`pruner.step()` before gradients are cleared"
+            )
+
+    @property
+    def has_chosen(self) -> bool:
+        """Whether what is kept is fixed for the rest of the training."""
+        return self.method.has_chosen
+
+    def figures(self) -> dict[str, float]:
+        """What to log: density, kept units per axis and the like."""
+        return self.method.figures()
+
+    def trained_gates(self) -> dict[str, Tensor]:
+        """Axis → gate of each unit.
+
+        Raises:
+            RuntimeError: if no step has been made.
+        """
+        if self._step == 0:
+            raise RuntimeError("no step has been made, so no unit has been selected; call `pruner.step()` in the loop")
+        return self.method.gates()
+
+    def shrink(self, **options: Any) -> nn.Module:
+        """The smaller dense network that gives the same outputs, see `l0rnn.shrink`, which has the options."""
+        return shrink(
+            self.network, self.trained_gates(), example_inputs=self.example_inputs, units=self.units, **options
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the network's own state has not: price, schedule, and what the gates' optimiser remembers."""
+        return {
+            "method": self.method.state_dict(),
+            "optimizer": None if self._optimizer is None else self._optimizer.state_dict(),
+            "step": self._step,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was; the network's state has been loaded before, into the network with gates."""
+        self.method.load_state_dict(state["method"])
+        self._step = int(state["step"])
+        self._left = []
+        gates = list(self.method.gate_parameters())
+        self._optimizer = None
+        if state["optimizer"] is not None and gates:
+            self._optimizer = torch.optim.Adam(gates, lr=self.gate_learning_rate)
+            self._optimizer.load_state_dict(state["optimizer"])
+
+
