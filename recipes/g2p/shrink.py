@@ -20,6 +20,7 @@ from recipes.g2p.lessons import Lessons, TeacherSettings, prepared
 from recipes.g2p.network import G2P
 from recipes.g2p.onnx_file import save_onnx
 from recipes.g2p.package import published_arrays, read_arrays
+from recipes.g2p.pruning import pruned
 from recipes.g2p.report import figures, picture, table
 from recipes.g2p.training import Run, Settings
 from recipes.g2p.words import Dictionary, Side, read_dictionary, split
@@ -36,7 +37,7 @@ class Plan:
     """
 
     teacher: TeacherSettings = TeacherSettings()
-    pruning: Settings = Settings(epochs=8, learning_rate=1e-3, average=0)
+    pruning: Settings = Settings(epochs=8, learning_rate=1e-3, average=0, teacher_share=0.5)
     finetuning: Settings = Settings(epochs=40, invented=100_000, teacher_share=0.5)
 
 
@@ -96,7 +97,9 @@ def main(argv: list[str] | None = None) -> None:
     published = published_arrays() if options.weights is None else read_arrays(options.weights)
     options.out.mkdir(parents=True, exist_ok=True)
     lessons = prepared(sides, plan.teacher, options.out)
-    network = G2P.from_arrays(published)  # the pruning comes here
+    torch.manual_seed(options.seed)
+    choosing = replace(plan.pruning, seed=options.seed)
+    network = pruned(G2P.from_arrays(published), lessons, choosing, options.density, options.out / "pruning.ckpt")
     finetuning = replace(plan.finetuning, seed=options.seed)
     small = finetuned(network, lessons, finetuning, options.out / "finetuning.ckpt", "what is left")
     results = {

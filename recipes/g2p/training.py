@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from l0rnn import Pruner
 from recipes.g2p.batches import Batch, Examples, mask
 
 
@@ -52,8 +53,7 @@ class Run:
         examples: those of the dictionary.
         settings: how.
         invented: examples that a teacher made up; `settings.invented` of them, or all if they are fewer, in each epoch.
-        extra_loss: something to add to the loss of every step, such as a penalty.
-        after_step: called after every step.
+        pruner: what prunes the network meanwhile.
     """
 
     def __init__(
@@ -63,18 +63,20 @@ class Run:
         settings: Settings,
         *,
         invented: Examples | None = None,
-        extra_loss: Callable[[], Tensor] | None = None,
-        after_step: Callable[[], object] | None = None,
+        pruner: Pruner | None = None,
     ) -> None:
         self.network, self.examples, self.settings, self.invented = network, examples, settings, invented
-        self.extra_loss, self.after_step = extra_loss, after_step
+        self.pruner = pruner
         self.average = copy.deepcopy(network) if settings.average else network
+        self.weights = list(network.parameters()) if pruner is None else pruner.weights()
         self.optimizer = torch.optim.AdamW(
-            network.parameters(), settings.learning_rate, betas=(0.9, 0.98), weight_decay=settings.weight_decay
+            self.weights, settings.learning_rate, betas=(0.9, 0.98), weight_decay=settings.weight_decay
         )
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.epoch, self.step = 0, 0
         self.steps = settings.epochs * sum(math.ceil(count / settings.batch_size) for count in self._counts())
+        if pruner is not None:
+            pruner.begin(self.steps)
 
     def train(self, checkpoint: Path | None = None, *, title: str = "training", quiet: bool = False) -> nn.Module:
         """Train to the end and return the average.
@@ -126,11 +128,11 @@ class Run:
             group["lr"] = self.settings.learning_rate * rate(self.step / self.steps, self.settings.warm)
         loss = loss_of(self.network, batch, self.settings.teacher_share)
         self.optimizer.zero_grad()
-        (loss if self.extra_loss is None else loss + self.extra_loss()).backward()
-        nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        (loss if self.pruner is None else loss + self.pruner.penalty()).backward()
+        nn.utils.clip_grad_norm_(self.weights, 1.0)
         self.optimizer.step()
-        if self.after_step is not None:
-            self.after_step()
+        if self.pruner is not None:
+            self.pruner.step()
         if self.settings.average:
             self._follow()
         return loss.item()
@@ -149,6 +151,7 @@ class Run:
             "network": self.network.state_dict(),
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "pruner": None if self.pruner is None else self.pruner.state_dict(),
             "generator": self.generator.get_state(),
             "epoch": self.epoch,
             "step": self.step,
@@ -172,6 +175,8 @@ class Run:
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.pruner is not None:
+            self.pruner.load_state_dict(state["pruner"])
         self.generator.set_state(state["generator"])
         self.epoch, self.step = state["epoch"], state["step"]
 

@@ -61,11 +61,20 @@ def test_from_the_command_to_the_files(
     runtime = pytest.importorskip("onnxruntime", reason="the package onnxruntime is not installed")
     pytest.importorskip("onnx", reason="the package onnx is not installed")
     out = tmp_path / "out"
-    options = ["--quick", f"--dictionary={dictionary}", f"--weights={weights}", f"--out={out}", "--threads=1"]
+    options = [
+        "--quick",
+        f"--dictionary={dictionary}",
+        f"--weights={weights}",
+        f"--out={out}",
+        "--threads=1",
+        "--density=0.5",
+    ]
     main(options)
     result = json.loads((out / "result.json").read_text())
     assert {"word_error", "phoneme_error", "density", "bytes", "milliseconds"} <= set(result)
     assert "later_word_error" not in result
+    assert result["density"] < 0.6
+    assert result["units"] < 16
     assert result["bytes"] == (out / "small" / "checkpoint20.npz").stat().st_size
     assert "| published |" in capsys.readouterr().out
     assert (out / "report.png").is_file()

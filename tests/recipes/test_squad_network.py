@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from l0rnn.blueprint import draw_blueprint
 from torch import Tensor, nn
 
 from l0rnn import Budget, L0Gates
-from l0rnn.blueprint import draw_blueprint
 from l0rnn.gates.gates import Gates
 from l0rnn.surgery.shrink import operate
 from recipes.squad.attention import AttentionFlow
