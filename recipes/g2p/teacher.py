@@ -47,10 +47,14 @@ class Teacher(nn.Module):
         read, there, state = self._encode(letters, lengths), letters != PAD, None
         last = torch.full((len(letters), 1), BEGIN)
         steps: list[Tensor] = []
+        going = torch.ones_like(last, dtype=torch.bool)
         for _ in range(LONGEST):
             logits, state = self._decode(read, there, last, state)
             last = logits.argmax(dim=2)  # (batch, 1)
             steps.append(last)
+            going &= last != END
+            if not going.any():
+                break
         table = torch.cat(steps, dim=1).tolist()
         return [row[: row.index(END)] if END in row else row for row in table]
 
