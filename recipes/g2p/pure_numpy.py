@@ -24,9 +24,9 @@ class G2P:
     def _step(self, gates: np.ndarray, state: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
         units = len(state)
         recurrent = state @ weight + bias
-        reset, update = np.split(1 / (1 + np.exp(-(gates[: 2 * units] + recurrent[: 2 * units]))), 2)
-        new = np.tanh(gates[2 * units :] + reset * recurrent[2 * units :])
-        return new + update * (state - new)
+        both = 1 / (1 + np.exp(-(gates[: 2 * units] + recurrent[: 2 * units])))  # reset, then update
+        new = np.tanh(gates[2 * units :] + both[:units] * recurrent[2 * units :])
+        return new + both[units:] * (state - new)
 
     def __call__(self, word: str) -> list[str]:
         if not (word.isascii() and word.isalpha() and word.islower()):
