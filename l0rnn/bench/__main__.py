@@ -61,7 +61,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         grid=GRID,
         seconds=options.seconds,
         rounds=options.rounds,
-        automatic=True,
         roofline=True,
     )
     print(report.table())

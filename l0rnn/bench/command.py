@@ -40,7 +40,6 @@ def run(options: Any, load: Callable[[Path], Any]) -> None:
         threads=threads,
         device=options.device,
         seconds=options.seconds,
-        automatic=True,
         roofline=True,
     )
     print(report.table())

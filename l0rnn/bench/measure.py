@@ -22,9 +22,9 @@ from l0rnn.bench.roofline import Roofline, Work, measure_roofline, work_of
 from l0rnn.bench.timing import Call, CannotRunError, Others
 from l0rnn.gates.gates import Gates
 from l0rnn.recurrent.nested import moved_to
-from l0rnn.recurrent.single_steps import chooses_path, onednn
+from l0rnn.recurrent.single_steps import onednn
 
-SWITCHES = {"onednn": True, "native": False, "automatic": None}  # runtime of torch on a CPU → oneDNN
+SWITCHES = {"onednn": True, "native": False}  # runtime of torch on a CPU → oneDNN
 
 
 def benchmark(
@@ -38,7 +38,6 @@ def benchmark(
     rounds: int = 5,
     baseline: str | None = None,
     carry_state: bool = True,
-    automatic: bool = False,
     others: Others | None = None,
     roofline: bool = False,
 ) -> BenchReport:
@@ -63,8 +62,6 @@ def benchmark(
         rounds: how often the networks take turns.
         baseline: name of the network that speedups refer to; the first if None.
         carry_state: whether single steps go on from a state.
-        automatic: whether to time a `LanguageModel` or `RaggedRNN` also as it chooses between the two by itself, at
-            sizes where it does choose.
         others: runtimes beside torch; `l0rnn.bench.runtimes.benchmark_in` makes and passes them.
         roofline: whether to measure, in the same run, what the machine can read and multiply at most, and to hold each
             row against it; see `l0rnn.bench.roofline`. Takes a few seconds for each thread count.
@@ -116,7 +113,7 @@ def benchmark(
                     peaks = {
                         name: max(peaks.get(name, 0), _cuda_peak(call, device)) for name, call in place.calls.items()
                     }
-                timed = _in_torch(place, networks, device, automatic)
+                timed = _in_torch(place, device)
                 if others is not None:
                     _add_others_(timed, refused, place, networks, others)
                 samples = _take_turns(timed, threads=count, seconds=seconds / rounds, rounds=rounds)
@@ -162,14 +159,13 @@ class _Place:
 Timed = dict[str, dict[str, Call]]
 
 
-def _in_torch(place: _Place, networks: Mapping[str, nn.Module], device: torch.device, automatic: bool) -> Timed:
+def _in_torch(place: _Place, device: torch.device) -> Timed:
     """The calls in torch's own runtimes."""
     if device.type == "cuda":
         return {"cuda": dict(place.calls)}
     timed = {"native": dict(place.calls)}
     if torch.backends.mkldnn.is_available():
-        choosing = {name: call for name, call in place.calls.items() if chooses_path(networks[name], place.steps)}
-        timed = {"onednn": dict(place.calls), **timed, **({"automatic": choosing} if choosing and automatic else {})}
+        timed = {"onednn": dict(place.calls), **timed}
     return timed
 
 

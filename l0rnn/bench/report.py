@@ -15,7 +15,7 @@ import torch
 
 from l0rnn.version import __version__
 
-RUNTIMES = {  # ``automatic``: of networks whose layers, l0rnn's, choose between the two above it
+RUNTIMES = {  # ``automatic`` is in older reports alone, where l0rnn's layers were kept from choosing above it
     "onednn": "torch, oneDNN on",
     "native": "torch, oneDNN off",
     "automatic": "torch, as the layers choose",

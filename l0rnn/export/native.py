@@ -209,8 +209,6 @@ def _fill_(network: nn.Module, layers: dict[str, nn.Module], weights: dict[str, 
     for module in network.modules():
         if isinstance(module, nn.RNNBase):
             module._init_flat_weights()
-        if isinstance(module, LanguageModel):
-            module.lay_out_()
 
 
 def _set_(module: nn.Module, name: str, parameter: nn.Parameter) -> None:

@@ -18,7 +18,6 @@ from l0rnn.export.interface import FlatCall, Interface, State, inputs_like
 from l0rnn.export.streaming import Streamer, TorchStreamer
 from l0rnn.export.vocabulary import checked_vocabulary, write_vocabulary
 from l0rnn.extras import quiet_exporters
-from l0rnn.recurrent.single_steps import row_major_
 from l0rnn.version import __version__
 
 _BATCHES = (1, 3, 5)  # checked; the program is traced with another
@@ -139,7 +138,8 @@ def trace(reference: TorchStreamer, *, batch: int, length: int, is_batch_open: b
         dimension = torch.export.Dim("batch")
         states = tuple({state.shape.index(None): dimension} for state in interface.states)
         shapes = ({1 - interface.time_axis: dimension}, states)[: 2 if states else 1]
-    row_major_(reference.network)  # torch.export saves a transposed matrix as part of a whole that it then misses
+    for parameter in reference.network.parameters():  # torch.export saves a transposed one as part of what it misses
+        parameter.data = parameter.data.contiguous()
     call = FlatCall(reference.network, reference.nesting).eval()
     try:
         with quiet_exporters(), torch.no_grad():

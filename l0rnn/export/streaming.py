@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from l0rnn.export.describe import refuse_gates
 from l0rnn.export.interface import Interface, State, example_input_of, flat, interface_of, nested
 from l0rnn.export.steps import steps_of
-from l0rnn.recurrent.single_steps import column_major_, onednn
+from l0rnn.recurrent.single_steps import fits, is_for_cells, run_stack_as_cells
 
 
 class Streamer(ABC):
@@ -63,11 +64,11 @@ class Streamer(ABC):
 class TorchStreamer(Streamer):
     """Steps through a network in torch; a copy of it, in evaluation mode on the CPU.
 
-    oneDNN, whose LSTM re-packs its weights at every call, is off: a single step of a large network is several times as
-    fast without. The copy's matrices lie in memory column by column, in the order in which a step reads them fastest,
-    see `l0rnn.recurrent.single_steps.column_major_`. An LSTM language model is stepped through kernel by kernel, see
-    `l0rnn.export.steps`, its decoder divided among the threads that torch has when the streamer is made. A change of
-    the network's weights does not reach the copy.
+    A call of one or two steps goes round oneDNN, whose LSTM re-packs its weights at every call: a single step of a
+    large network is several times as fast without, see `l0rnn.recurrent.single_steps`. The copy's matrices lie in
+    memory column by column, in the order in which a step reads them fastest. An LSTM language model is stepped through
+    kernel by kernel, see `l0rnn.export.steps`, its decoder divided among the threads that torch has when the streamer
+    is made. A change of the network's weights does not reach the copy.
 
     Args:
         network: a `LanguageModel`, a recurrent layer, or any network called as ``network(input)`` or
@@ -75,8 +76,6 @@ class TorchStreamer(Streamer):
         example_input: an input that it runs on, `(time, batch, …)` or `(batch, time, …)`; None for a network of the
             first two kinds.
         vocabulary: the words of a language model.
-        uses_onednn: whether to run in oneDNN all the same, on weights as they are, which may be faster for many
-            sequences at once.
 
     Raises:
         ValueError: if the network has gates, or ``example_input`` is missing or does not fit.
@@ -95,7 +94,6 @@ class TorchStreamer(Streamer):
         example_input: Tensor | None = None,
         *,
         vocabulary: tuple[str, ...] | None = None,
-        uses_onednn: bool = False,
     ) -> None:
         refuse_gates(network)
         example_input = example_input_of(network) if example_input is None else example_input
@@ -112,20 +110,55 @@ class TorchStreamer(Streamer):
         self.example_input = example_input.cpu()
         self.interface, self.nesting = interface_of(self.network, self.example_input)
         self.vocabulary = vocabulary
-        self.uses_onednn = uses_onednn
-        self._steps = None
-        if not uses_onednn:
-            column_major_(self.network)
-            self._steps = steps_of(self.network, threads=torch.get_num_threads())
+        column_major_(self.network)
+        self._steps = steps_of(self.network, threads=torch.get_num_threads())
+        for module in self.network.modules():
+            if type(module) is nn.LSTM:
+                module.__class__ = _SteppedLSTM
 
     def run(self, inputs: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """See `Streamer.run`."""
         if self._steps is not None and self._steps.takes(inputs):
             return self._steps(inputs, state)
-        with torch.inference_mode(), onednn(self.uses_onednn):
+        with torch.inference_mode():
             if not self.interface.states:
                 found = self.network(inputs)
                 return found[0] if isinstance(found, tuple) else found, ()
             given = None if state is None else nested(list(state), self.nesting)
             output, state = self.network(inputs, given)
         return output, tuple(flat(state))
+
+
+class _SteppedLSTM(nn.LSTM):
+    """An nn.LSTM in evaluation mode whose calls of few steps run as cells; in the networks of users, too."""
+
+    def forward(self, input: Any, hx: Any = None) -> Any:
+        """As nn.LSTM."""
+        turns = self.batch_first and isinstance(input, Tensor) and input.dim() == 3
+        data = input.transpose(0, 1) if turns else input
+        if self.bidirectional or self.proj_size or not (is_for_cells(data) and fits(self, data, hx)):
+            return super().forward(input, hx)
+        output, state = run_stack_as_cells(self, data, hx)
+        return output.transpose(0, 1) if turns else output, state
+
+
+@torch.no_grad()
+def column_major_(network: nn.Module) -> None:
+    """Store the matrices of recurrent and Linear layers column by column, for a network that runs single steps.
+
+    Names, shapes and values stay as they are; only the order in memory changes. A product with one vector then adds up
+    columns, for which MKL reads memory faster than for dot products of rows; how much is measured by
+    recipes/penn_treebank/onednn_rule.py. For longer calls it is of no use, and oneDNN's LSTM has to turn the weights
+    round in each of them.
+
+    Example:
+        >>> layer = nn.Linear(3, 5)
+        >>> column_major_(layer)
+        >>> layer.weight.shape, layer.weight.stride()
+        (torch.Size([5, 3]), (1, 5))
+    """
+    for module in network.modules():
+        if isinstance(module, (nn.RNNBase, nn.Linear)):
+            for parameter in module.parameters(recurse=False):
+                if parameter.dim() == 2:
+                    parameter.data = parameter.t().contiguous().t()

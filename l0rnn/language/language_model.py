@@ -11,15 +11,13 @@ from l0rnn.gates.dropout import RecurrentDropout, run_layers
 from l0rnn.gates.recurrence import GatedRecurrence
 from l0rnn.language.cross_entropy import cross_entropy
 from l0rnn.recurrent.ragged_rnn import RaggedRNN
-from l0rnn.recurrent.single_steps import column_major_, run_recurrent
+from l0rnn.recurrent.single_steps import run_recurrent
 
 
 class LanguageModel(nn.Module):
     """Embedding → recurrent stack → Linear over the vocabulary, with dropout before and after the stack.
 
     In inference on a CPU, calls of one or two steps go round oneDNN, see `l0rnn.recurrent.single_steps.run_recurrent`.
-    The decoder's weight, unless tied, lies in memory column by column, which MKL multiplies faster, one word up to five
-    times as fast (recipes/penn_treebank/onednn_rule.py); `state_dict` hands it out row by row, as file formats want it.
 
     Args:
         vocabulary_size: number of words.
@@ -50,8 +48,6 @@ class LanguageModel(nn.Module):
         Zaremba, Sutskever, Vinyals: Recurrent Neural Network Regularization (2014), arXiv 1409.2329. Gal, Ghahramani:
         arXiv 1512.05287. Merity, Keskar, Socher: arXiv 1708.02182.
     """
-
-    chooses_path = True  # see `l0rnn.recurrent.single_steps.chooses_path`
 
     def __init__(
         self,
@@ -99,7 +95,6 @@ class LanguageModel(nn.Module):
         if init_range is not None:
             for parameter in self.parameters():
                 nn.init.uniform_(parameter, -init_range, init_range)
-        self.lay_out_()
 
     def forward(self, tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """Predict the next word at every step.
@@ -131,20 +126,6 @@ class LanguageModel(nn.Module):
         else:
             output, state = self.encoder(vectors, state)
         return self.decoder(dropout.of_units(output, self.dropout.p)), state
-
-    def lay_out_(self) -> None:
-        """Store the decoder's weight as the class says; for a decoder that was put in place of the first."""
-        if self.decoder.weight is not self.embedding.weight:
-            column_major_(self.decoder)
-
-    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """As `torch.nn.Module.state_dict`; every tensor is contiguous, unless ``keep_vars`` asks for the parameters."""
-        state = super().state_dict(*args, **kwargs)
-        if not kwargs.get("keep_vars", False):
-            prefix = kwargs.get("prefix", "")
-            for name in [name for name in state if name.startswith(prefix)]:
-                state[name] = state[name].contiguous()
-        return state
 
 
 def next_word_loss(network: nn.Module, batch: tuple[Tensor, Tensor], state: Any) -> tuple[Tensor, Any]:

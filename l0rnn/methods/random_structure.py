@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from l0rnn.extras import require
-from l0rnn.methods.layered_graph import GRAPH_KINDS, GraphKind, random_graph
 from l0rnn.methods.masks import MaskMethod
+from l0rnn.methods.random_graphs import GRAPH_KINDS, GraphKind, random_graph
 from l0rnn.recurrent.names import gates_of_weight
 from l0rnn.tracing.units import Units
 
@@ -39,7 +39,7 @@ class RandomStructure(MaskMethod):
     equally many others, those of one layer are joined at random.
 
     The weights that stay keep the initial values they have: they are not scaled up for the inputs that are missing.
-    Darji masks input-to-hidden matrices alone, and adds connections that skip layers: that is `GraphRNN`.
+    Darji masks input-to-hidden matrices alone, and adds connections that skip layers: see recipes/reber/graph_rnn.py.
 
     Args:
         graph: ``"watts_strogatz"``, with every edge rewired, or ``"barabasi_albert"``.

@@ -43,8 +43,6 @@ class RaggedRNN(nn.Module):
         (torch.Size([7, 2, 3]), [(2, 5), (2, 3)])
     """
 
-    chooses_path = True  # see `l0rnn.recurrent.single_steps.chooses_path`
-
     def __init__(
         self,
         mode: str,

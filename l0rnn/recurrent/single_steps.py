@@ -1,21 +1,16 @@
-"""A switch for torch's CPU kernels, the way round oneDNN where it costs more than it gains, a layout for steps.
+"""A switch for torch's CPU kernels, and the way round oneDNN where it costs more than it gains.
 
 torch's oneDNN LSTM puts its weights into another order in every call. For a whole batch of sequences that is little;
 for a single step it is most of the work. `run_recurrent` therefore runs the first few steps of an LSTM as
 `torch.lstm_cell`, which reads the weights as they lie. The switch itself is one for the whole process, and is never
 touched by it; other threads do not notice.
-
-What is left of a step is reading the weights once. `column_major_` stores them in the order in which torch's product of
-a matrix with one vector reads them fastest.
 """
 
 from __future__ import annotations
 
-import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any, TypeGuard
 
 import torch
@@ -26,70 +21,32 @@ from torch import Tensor, nn
 MOST_STEPS = 2
 MOST_SEQUENCES = 32
 
-# What a caller asked for with `onednn`, within its own thread and block; torch's switch cannot tell "on" from "asked".
-_asked_for: ContextVar[bool | None] = ContextVar("onednn asked for", default=None)
-
-_lock = threading.Lock()
-_blocks: dict[object, bool] = {}  # what the blocks that are open ask for, the latest last; of all threads
-_outside: tuple[Any, ...] = ()  # torch's flags before the first of them
-
 
 @contextmanager
-def onednn(enabled: bool | None) -> Iterator[None]:
-    """Use oneDNN (or not) inside the block, whatever it was before; nothing changes on a build without oneDNN.
+def onednn(enabled: bool) -> Iterator[None]:
+    """Have torch's oneDNN on or off inside the block, and afterwards as it was; for proofs and measurements.
 
-    With True, l0rnn's layers use oneDNN in the block even where they know a faster way; with False nothing uses it. For
-    an LSTM of one's own that runs single steps, ``with onednn(False)`` is that way. The switch is torch's own, of the
-    whole process: where blocks of several threads overlap, the latest counts for all of them, and after the last of
-    them the switch is as it was.
+    The switch is one for the whole process, so this is for one thread at a time.
 
     Args:
-        enabled: whether to use it; None to leave the choice to l0rnn's layers, as outside of any block.
+        enabled: whether to use it; nothing changes on a build without oneDNN.
 
     Example:
         >>> with onednn(False):
         ...     print(torch.backends.mkldnn.enabled)
         False
     """
-    token = _asked_for.set(enabled)
-    try:
-        if not torch.backends.mkldnn.is_available():
-            yield
-            return
-        block = _open_block(enabled is not False)
-        try:
-            yield
-        finally:
-            _close_block(block)
-    finally:
-        _asked_for.reset(token)
-
-
-def _open_block(enabled: bool) -> object:
-    global _outside
-    block = object()
-    with _lock:
-        before = _switch(enabled)
-        _outside = _outside if _blocks else before
-        _blocks[block] = enabled
-    return block
-
-
-def _close_block(block: object) -> None:
-    with _lock:
-        del _blocks[block]
-        if _blocks:
-            _switch(next(reversed(_blocks.values())))
-        else:
-            torch.backends.mkldnn.set_flags(*_outside)
-
-
-def _switch(enabled: bool) -> tuple[Any, ...]:
-    """Turn oneDNN on or off; torch's flags as they were."""
+    if not torch.backends.mkldnn.is_available():
+        yield
+        return
     with warnings.catch_warnings():
         # torch 2.13 warns about TF32 on Intel GPUs whenever the switch is touched
         warnings.filterwarnings("ignore", message="TF32 acceleration")
-        return torch.backends.mkldnn.set_flags(_enabled=enabled)  # type: ignore[no-any-return]
+        before = torch.backends.mkldnn.set_flags(_enabled=enabled)
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.set_flags(*before)
 
 
 def run_recurrent(layer: Any, data: Any, state: Any = None) -> tuple[Any, Any]:
@@ -114,14 +71,14 @@ def run_recurrent(layer: Any, data: Any, state: Any = None) -> tuple[Any, Any]:
         >>> output.shape, h.shape
         (torch.Size([1, 2, 5]), torch.Size([1, 2, 5]))
     """
-    if not (is_for_cells(data) and is_plain(layer)):
-        return layer(data, state)
-    if state is None:
-        states = [None] * layer.num_layers
-    elif _fits(layer, data, state):
-        states = list(zip(*(part.unbind(0) for part in state), strict=True))
-    else:
-        return layer(data, state)  # which says what is wrong
+    if is_for_cells(data) and is_plain(layer) and fits(layer, data, state):
+        return run_stack_as_cells(layer, data, state)
+    return layer(data, state)  # which says what is wrong with a state that does not fit
+
+
+def run_stack_as_cells(layer: nn.LSTM, data: Tensor, state: Any = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Run all layers of an nn.LSTM cell by cell: data `(time, batch, feature)`, and a state that `fits`."""
+    states = [None] * layer.num_layers if state is None else list(zip(*(part.unbind(0) for part in state), strict=True))
     output, finals = run_cells([(layer, depth) for depth in range(layer.num_layers)], data, states)
     h, c = zip(*finals, strict=True)
     return output, (torch.stack(h), torch.stack(c))
@@ -129,7 +86,7 @@ def run_recurrent(layer: Any, data: Any, state: Any = None) -> tuple[Any, Any]:
 
 def is_for_cells(data: Any) -> TypeGuard[Tensor]:
     """Whether an input is one that an LSTM had better run as cells, here and now; see `run_recurrent`."""
-    if type(data) is not Tensor or torch.is_grad_enabled() or data.dim() != 3 or _asked_for.get():
+    if type(data) is not Tensor or torch.is_grad_enabled() or data.dim() != 3:
         return False
     steps, batch, _ = data.shape
     return (
@@ -181,67 +138,11 @@ def run_cells(
     return steps[0].unsqueeze(0) if len(steps) == 1 else torch.stack(steps), finals
 
 
-def chooses_path(network: nn.Module, steps: int) -> bool:
-    """Whether a network may run so few steps otherwise than the switch says: it has a module that asks the rule above.
-
-    Example:
-        >>> chooses_path(nn.LSTM(3, 5), steps=1)
-        False
-    """
-    return steps <= MOST_STEPS and any(getattr(module, "chooses_path", False) for module in network.modules())
-
-
-def _fits(layer: nn.LSTM, data: Tensor, state: Any) -> bool:
-    """Whether a state is one that the layer takes."""
+def fits(layer: nn.LSTM, data: Tensor, state: Any) -> bool:
+    """Whether a state is one that the layer takes with data `(time, batch, feature)`."""
+    if state is None:
+        return True
     if not isinstance(state, tuple) or len(state) != 2:
         return False
     shape = (layer.num_layers, data.shape[1], layer.hidden_size)
     return all(isinstance(part, Tensor) and part.shape == shape for part in state)
-
-
-@torch.no_grad()
-def column_major_(network: nn.Module) -> nn.Module:
-    """Store the matrices of recurrent and Linear layers column by column, for a network that runs single steps.
-
-    Names, shapes, values and the ways to call the network stay as they are; only the order in memory changes. A product
-    with one vector then adds up columns, for which MKL reads memory faster than for dot products of rows; how much is
-    measured by recipes/penn_treebank/onednn_rule.py. For longer calls it is of no use, and oneDNN's LSTM has to turn
-    the weights round in each of them.
-
-    Args:
-        network: on the CPU; changed in place.
-
-    Returns:
-        The same network.
-
-    Example:
-        >>> layer = column_major_(nn.Linear(3, 5))
-        >>> layer.weight.shape, layer.weight.stride()
-        (torch.Size([5, 3]), (1, 5))
-    """
-    for module in network.modules():
-        if isinstance(module, (nn.RNNBase, nn.Linear)):
-            for parameter in module.parameters(recurse=False):
-                if parameter.dim() == 2:
-                    parameter.data = parameter.t().contiguous().t()
-    return network
-
-
-@torch.no_grad()
-def row_major_(network: nn.Module) -> nn.Module:
-    """Store all matrices row by row, as torch makes them; takes `column_major_` back.
-
-    Args:
-        network: changed in place.
-
-    Returns:
-        The same network.
-
-    Example:
-        >>> layer = row_major_(column_major_(nn.Linear(3, 5)))
-        >>> layer.weight.stride()
-        (3, 1)
-    """
-    for parameter in network.parameters():
-        parameter.data = parameter.data.contiguous()
-    return network

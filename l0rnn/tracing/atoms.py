@@ -24,6 +24,8 @@ class Atoms:
         self._why = np.zeros(1, dtype=np.int64)  # number of the reason why an atom has to stay; 0: none
         self._written = np.zeros(1, dtype=np.int64)  # when an operation first labelled its output with the atom; 0: never
         self._read = np.zeros(1, dtype=bool)  # whether an operation sums over the index, times what it reads
+        self._twin = np.zeros(1, dtype=np.int64)  # of an atom that an embedding makes: its twin, see `twins`; else 0
+        self._starts = [0]  # first atom of each block that was added at once
         self.reasons: list[str] = [""]
         self._clock = 0
 
@@ -33,17 +35,24 @@ class Atoms:
     def add(self, count: int) -> Tensor:
         """New atoms, each a class of its own: int64 `(count,)`."""
         start = len(self)
+        self._starts.append(start)
         fresh = np.arange(start, start + count, dtype=np.int64)
         self._root = np.concatenate((self._root, fresh))
         self._why = np.concatenate((self._why, np.zeros(count, dtype=np.int64)))
         self._written = np.concatenate((self._written, np.zeros(count, dtype=np.int64)))
         self._read = np.concatenate((self._read, np.zeros(count, dtype=bool)))
+        self._twin = np.concatenate((self._twin, np.zeros(count, dtype=np.int64)))
         return torch.from_numpy(fresh)
 
     def roots(self, labels: Tensor) -> Tensor:
         """The class of each label; FREE stays FREE."""
-        numbers = labels.numpy()
-        return torch.from_numpy(np.where(numbers < 0, numbers, self._root[np.maximum(numbers, 0)]))
+        numbers = compact(labels).numpy()
+        found = np.where(numbers < 0, numbers, self._root[np.maximum(numbers, 0)])
+        return torch.from_numpy(found).expand(labels.shape)
+
+    def has_units(self, labels: Tensor) -> bool:
+        """Whether any of these labels is a unit that may still be removed."""
+        return bool((self.roots(compact(labels)) > OUTSIDE).any())
 
     def unite(self, left: Tensor, right: Tensor, why: str) -> None:
         """Unite the atoms that stand in the same places; where one side has to stay, so has the other.
@@ -85,7 +94,10 @@ class Atoms:
         self._fix_classes(self._root[numbers[numbers > OUTSIDE]], why)
 
     def _fix_classes(self, classes: np.ndarray, why: str) -> None:
-        members = np.isin(self._root, classes[classes != OUTSIDE])
+        classes = classes[classes != OUTSIDE]
+        if not len(classes):
+            return
+        members = np.isin(self._root, classes)
         if members.any():
             if why not in self.reasons:
                 self.reasons.append(why)
@@ -108,6 +120,37 @@ class Atoms:
     def both_ways(self) -> np.ndarray:
         """Whether each atom is an index of a weight that is read along it here and makes units along it there."""
         return self._read & (self._written > 0)
+
+    @property
+    def twin(self) -> np.ndarray:
+        """The twin of each atom, see `twins`; 0 for those that have none."""
+        return self._twin
+
+    def owner(self, labels: Tensor) -> Tensor:
+        """Number of the block of atoms that each label is of, such as the rows of one weight."""
+        return torch.from_numpy(np.searchsorted(self._starts, labels.numpy(), side="right"))
+
+    def make_by_lookup(self, labels: Tensor) -> None:
+        """Note that an embedding makes these units: the elements that carry these very labels are its columns."""
+        fresh = torch.unique(compact(labels))
+        fresh = fresh[(fresh > OUTSIDE) & torch.from_numpy(self._twin[fresh.clamp(min=0).numpy()] == 0)]
+        if len(fresh):
+            twins = self.add(len(fresh))
+            self.unite(twins, fresh, "")
+            self._twin[fresh.numpy()] = twins.numpy()
+
+    def is_lookup(self, labels: Tensor) -> Tensor:
+        """Which labels say that an element is what an embedding made, unchanged."""
+        numbers = compact(labels).numpy()
+        return torch.from_numpy(self._twin[np.maximum(numbers, 0)] > 0).expand(labels.shape)
+
+    def twins(self, labels: Tensor) -> Tensor:
+        """Labels of the same units that do not say that an element is what an embedding made, unchanged."""
+        numbers = compact(labels).numpy()
+        twin = self._twin[np.maximum(numbers, 0)]
+        if not twin.any():
+            return labels
+        return torch.from_numpy(np.where((numbers >= 0) & (twin > 0), twin, numbers)).expand(labels.shape)
 
     def why(self, atom: int) -> str:
         """Why an atom has to stay, or an empty string."""
@@ -147,11 +190,30 @@ def compact_together(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def varies(labels: Tensor, dimension: int) -> bool:
-    """Whether labels differ along a dimension."""
+    """Whether labels are not one value along a dimension."""
     if labels.size(dimension) <= 1 or labels.stride(dimension) == 0 or labels.numel() == 0:
         return False
     labels = compact(labels)
     return bool((labels != labels.narrow(dimension, 0, 1)).any())
+
+
+def differs(classes: Tensor, dimension: int) -> bool:
+    """Whether classes name several units along a dimension; FREE matches any."""
+    if classes.size(dimension) <= 1 or classes.stride(dimension) == 0 or classes.numel() == 0:
+        return False
+    classes = compact(classes)
+    highest = classes.amax(dimension)
+    lowest = torch.where(classes < 0, torch.iinfo(classes.dtype).max, classes).amin(dimension)
+    return bool((lowest < highest).any())
+
+
+def line(labels: Tensor, *dimensions: int) -> Tensor:
+    """One label for all along dimensions in which they do not differ: of size 1 there."""
+    for dimension in dimensions:
+        if labels.size(dimension) > 1:
+            is_one = labels.stride(dimension) == 0
+            labels = labels.narrow(dimension, 0, 1) if is_one else labels.amax(dimension, keepdim=True)
+    return labels
 
 
 def thin(labels: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ does to labels is said by the rule under its name, in `l0rnn.tracing.rules`.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from l0rnn.tracing.atoms import FREE, OUTSIDE, Atoms, thin, varies
+from l0rnn.tracing.atoms import FREE, OUTSIDE, Atoms, compact, compact_together, differs, line, thin, varies
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,9 @@ class Shadow:
         sides: labels in the tensor's shape: one for an activation, one per dimension for what is made of weights alone.
         is_weight: whether the tensor is made of weights alone.
         is_state: whether it is a final state of recurrent layers, as they return it.
-        places: where its elements stand in the example input that it is a piece of, or None; and which input that is.
+        places: where its elements stand in the example input that it is a piece of, or None.
+        source: number of that example input.
+        spread: dimensions along which the tensor repeats one value, as a mask does that was expanded over units.
     """
 
     sides: tuple[Tensor, ...]
@@ -38,11 +41,7 @@ class Shadow:
     is_state: bool = False
     places: Tensor | None = None
     source: int = -1
-
-    def mapped(self, change: Callable[[Tensor], Any]) -> Shadow:
-        """The shadow of a piece or another order of the tensor."""
-        places = None if self.places is None else change(self.places)
-        return replace(self, sides=tuple(thin(change(side)) for side in self.sides), places=places)
+    spread: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,12 @@ class Reading:
 
 @dataclass
 class Normalisation:
-    """One operation that normalises over units: its module, and the labels it normalises over, `(unit,)`."""
+    """One operation that normalises over units.
+
+    Attributes:
+        module: name of the module that ran it.
+        labels: labels of what it normalises over, `(unit,)`.
+    """
 
     module: str
     labels: Tensor
@@ -97,10 +101,21 @@ class Run:
     projections: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # labels of projected and of cell units
     recurrent: list[Tensor] = field(default_factory=list)  # labels of units that recurrent layers compute
     lookups: list[Tensor] = field(default_factory=list)  # labels of units that an embedding computes
+    grids: dict[bytes, tuple[Tensor, str]] = field(default_factory=dict)  # labels that must stay a grid, and what said so
     input_states: dict[int, Tensor] = field(default_factory=dict)  # example tensor → labels of its elements
     outputs: list[Tensor] = field(default_factory=list)  # labels of every output tensor, in order
     unknown: dict[str, str] = field(default_factory=dict)  # operation without a rule → module
-    twins: dict[int, Tensor] = field(default_factory=dict)  # atom of an embedding → its twin, see `Tracer.twins`
+
+
+# operations that leave the elements themselves as they are, so that what an embedding made is still that
+KEEPS_ELEMENTS = frozenset(
+    "embedding embedding_bag view reshape flatten unflatten permute transpose swapaxes swapdims movedim moveaxis squeeze "
+    "unsqueeze expand repeat tile chunk split split_with_sizes tensor_split unsafe_chunk unsafe_split narrow select slice "
+    "getitem index_select gather take_along_dim flip fliplr flipud unbind t T mT H mH data atleast_1d atleast_2d atleast_3d "
+    "expand_as view_as reshape_as repeat_interleave clone contiguous detach requires_grad to float double half bfloat16 "
+    "type type_as cpu cuda alias cat concat concatenate stack hstack vstack pad constant_pad_nd setitem copy index "
+    "pack_padded_sequence pad_packed_sequence pad_sequence dropout".split()
+)
 
 
 class Tracer(TorchFunctionMode):
@@ -113,7 +128,13 @@ class Tracer(TorchFunctionMode):
         self.network = network
         self.modules: list[str] = []
         self.example_sizes: dict[int, int] = {}  # elements of each example tensor
+        self.depth = 0  # operations that are running
         self._shadows: dict[int, tuple[weakref.ref[Tensor], Shadow]] = {}
+        self._by_storage: dict[int, list[weakref.ref[Tensor]]] = {}  # storage → tensors that have a shadow and lie in it
+        self._places: dict[int, int] = {}  # tensor that has a shadow → its storage
+        # storage of labels that change as their tensor is written into → that tensor, and the labels
+        self._written_into: dict[int, tuple[weakref.ref[Tensor], Tensor]] = {}
+        self._weights: dict[int, Shadow] = {}  # parameter or buffer → its own labels, whatever is written into it
         self._label_weights()
 
     def _label_weights(self) -> None:
@@ -136,54 +157,174 @@ class Tracer(TorchFunctionMode):
                 labels.reshape([-1 if d == dimension else 1 for d in range(tensor.dim())]).expand(tensor.shape)
                 for dimension, labels in enumerate(atoms)
             )
-            self.set_shadow(tensor, Shadow(sides, is_weight=True))
+            self._weights[id(tensor)] = Shadow(sides, is_weight=True)
+            self.set_shadow(tensor, self._weights[id(tensor)])
 
     def gate_modules(self) -> set[str]:
         """Names of modules whose parameters are gates and not weights."""
         return {name for name, module in self.network.named_modules() if getattr(module, "is_gates", False)}
 
-    def set_shadow(self, tensor: Tensor, shadow: Shadow) -> None:
-        """Lay a shadow beside a tensor."""
-        self._shadows[id(tensor)] = (weakref.ref(tensor), shadow)
+    def set_shadow(self, tensor: Tensor, shadow: Shadow, *, is_writer: bool = False) -> None:
+        """Lay a shadow beside a tensor.
+
+        Args:
+            tensor: the tensor.
+            shadow: its shadow.
+            is_writer: whether its labels may be written into as the tensor is; nobody else shares them then.
+        """
+        number, storage = id(tensor), _storage(tensor)
+        known = self._shadows.get(number)
+        if known is None or known[0]() is not tensor:
+            reference = weakref.ref(tensor, lambda gone, number=number: self._forget(number, gone))
+            self._by_storage.setdefault(storage, []).append(reference)
+            self._places[number] = storage
+        else:
+            reference = known[0]
+        pointers = [side.untyped_storage().data_ptr() for side in shadow.sides]
+        if is_writer:
+            self._written_into[pointers[0]] = (reference, shadow.sides[0])
+        elif self._written_into and any(pointer in self._written_into for pointer in pointers):
+            shadow = replace(shadow, sides=tuple(_copied(side) for side in shadow.sides))
+        self._shadows[number] = (reference, shadow)
+
+    def _forget(self, number: int, gone: weakref.ref[Tensor]) -> None:
+        """A tensor is no more."""
+        found = self._shadows.get(number)
+        if found is not None and found[0] is gone:
+            for side in self._shadows.pop(number)[1].sides:
+                self._written_into.pop(side.untyped_storage().data_ptr(), None)
+        storage = self._places.pop(number, None)
+        others = [other for other in self._by_storage.pop(storage, []) if other is not gone]
+        if others:
+            self._by_storage[storage] = others
+
+    def is_written_into(self, tensor: Tensor, labels: Tensor) -> bool:
+        """Whether labels change as this tensor is written into, and belong to it alone."""
+        found = self._written_into.get(labels.untyped_storage().data_ptr())
+        return found is not None and found[0]() is tensor and found[1] is labels
 
     def shadow(self, tensor: Tensor) -> Shadow:
         """The shadow of a tensor; one that nobody has laid is that of a tensor from outside."""
         found = self._shadows.get(id(tensor))
         if found is not None and found[0]() is tensor and all(side.shape == tensor.shape for side in found[1].sides):
             return found[1]
+        self._fix_wrapped(tensor)
         return Shadow((torch.full((), OUTSIDE).expand(tensor.shape),))
+
+    def _fix_wrapped(self, tensor: Tensor) -> None:
+        """Inside `torch.vmap` and its like a tensor is wrapped; what it wraps cannot be followed, so its units stay."""
+        while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+            tensor = torch._C._functorch.get_unwrapped(tensor)
+            found = self._shadows.get(id(tensor))
+            if found is not None and found[0]() is tensor:
+                for side in found[1].sides:
+                    self.run.atoms.fix(side, f"`torch.func`{self.place} works on it where it cannot be followed")
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        out = func(*args, **kwargs)
-        call = Call(self, operation_name(func), args, kwargs, out, func)
-        if not any(True for _ in tensors_in(out)) and not call.is_in_place:
-            return out
-        rule = self.rules.get(func) or self.rules.get(call.name)
-        if rule is None:
-            call.unknown()
-        else:
-            rule(call)
+        versions = [(tensor, _version(tensor)) for tensor in tensors_in((args, kwargs))]
+        self.depth += 1
+        try:
+            out = func(*args, **kwargs)
+            call = Call(self, operation_name(func), args, kwargs, out, func)
+            written = [tensor for tensor, version in versions if _version(tensor) != version]
+            if any(True for _ in tensors_in(out)) or written or call.name in self.rules:
+                self._apply(call)
+            for tensor in written:
+                self._spread_to_aliases(tensor, call)
+        finally:
+            self.depth -= 1
         return out
 
-    def twins(self, labels: Tensor) -> Tensor:
-        """Labels of the same units that tell that an element is not what an embedding made, or not that alone."""
-        numbers = labels.unique()
-        numbers = numbers[numbers > OUTSIDE]
-        fresh = torch.tensor([int(n) for n in numbers if int(n) not in self.run.twins], dtype=torch.int64)
-        if len(fresh):
-            twins = self.run.atoms.add(len(fresh))
-            self.run.atoms.unite(twins, fresh, "")
-            self.run.twins.update(zip(fresh.tolist(), twins, strict=True))
-        table = torch.arange(len(self.run.atoms))
-        for number in numbers.tolist():
-            table[number] = self.run.twins[number]
-        return torch.where(labels < 0, labels, table[labels.clamp(min=0)])
+    def _apply(self, call: Call) -> None:
+        rule = self.rules.get(call.function) or self.rules.get(call.name)
+        if rule is None:
+            call.unknown()
+            return
+        try:
+            rule(call)
+        except Exception as error:  # never refused: what a rule does not understand stays
+            call.unknown(f"the rule of {call.why} failed: {type(error).__name__}: {error}")
+        if call.name not in KEEPS_ELEMENTS:
+            for result in tensors_in(call.out):
+                shadow = self.shadow(result)
+                if len(shadow.sides) == 1 and not shadow.is_weight:
+                    labels = self.run.atoms.twins(shadow.sides[0])
+                    if labels is not shadow.sides[0]:
+                        self.set_shadow(result, replace(shadow, sides=(labels,)))
+
+    def _spread_to_aliases(self, tensor: Tensor, call: Call) -> None:
+        """A tensor was written into: label every other one that shares its memory, and bind the buffer that it is."""
+        if tensor.layout != torch.strided or torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+            return
+        labels = call.labels(tensor)
+        others = [other() for other in self._by_storage.get(_storage(tensor), ())]
+        aliases = [other for other in others if other is not None and other is not tensor]
+        self._bind_weight(tensor, labels, call)
+        if not aliases:
+            return
+        size = tensor.untyped_storage().nbytes() // tensor.element_size()
+        unwritten = FREE - 1
+        canvas = torch.full((size,), unwritten)
+        canvas.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset()).copy_(labels)
+        for alias in aliases:
+            if alias.dtype != tensor.dtype:
+                call.fix((tensor, alias), f"{call.why} writes into it as numbers of another type")
+                continue
+            new = canvas.as_strided(alias.shape, alias.stride(), alias.storage_offset())
+            if bool((new != unwritten).any()):
+                self._bind_weight(alias, new.clamp(min=FREE), call)
+                own = self.shadow(alias)
+                old = own.sides[0] if len(own.sides) == 1 and not own.is_weight else call.labels(alias)
+                self.set_shadow(alias, Shadow((thin(torch.where(new == unwritten, old, new)),)))
+
+    def _bind_weight(self, tensor: Tensor, labels: Tensor, call: Call) -> None:
+        """A parameter or buffer that is written into has the units of what is written."""
+        own = self._weights.get(id(tensor))
+        if own is None:
+            return
+        classes = self.run.atoms.roots(labels)
+        if bool((classes == FREE).all()):  # zeroed: it can be of any width again, so that of its own is kept
+            self.set_shadow(tensor, own)
+            return
+        for side in own.sides:
+            along = [d for d in range(side.dim()) if varies(side, d)]
+            if along and all(differs(classes, d) for d in along):
+                self.run.atoms.unite(labels, side, f"{call.why} writes into it")
+            elif along and bool((classes == OUTSIDE).any()):
+                self.run.atoms.fix(side, f"{call.why} writes into it what comes from outside the network")
+
+    def keep_grid(self, labels: Tensor, why: str) -> None:
+        """Note that what is removed of a tensor must be whole rows along each of its dimensions.
+
+        Which dimension that is gets decided at the end of the run, as what reads it often says.
+        """
+        classes = self.run.atoms.roots(labels)
+        along = [d for d in range(labels.dim()) if differs(classes, d)]
+        if len(along) > 1:
+            grid = line(labels, *(d for d in range(labels.dim()) if d not in along))
+            key = bytes(str(tuple(grid.shape)), "ascii") + grid.contiguous().numpy().tobytes()
+            self.run.grids.setdefault(key, (grid, why))
 
     @property
     def module(self) -> str:
         """Name of the module that is running."""
         return self.modules[-1] if self.modules else ""
+
+    @property
+    def place(self) -> str:
+        """The module that is running, as part of a sentence."""
+        return f" in {self.module!r}" if self.module else ""
+
+
+class Watch(TorchDispatchMode):
+    """Shows the tracer what runs past Python's functions, such as the operations of a scripted function.
+
+    Every operation comes through here. One that the tracer has not seen yet is called from Python now, so it sees it.
+    """
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **(kwargs or {}))
 
 
 @dataclass
@@ -212,30 +353,34 @@ class Call:
         return self.tracer.run.atoms
 
     @property
-    def is_in_place(self) -> bool:
-        """Whether the operation writes into its first argument and returns nothing."""
-        return self.name == "setitem"
-
-    @property
     def why(self) -> str:
         """The operation and the module that ran it, as a reason."""
-        place = f" in {self.tracer.module!r}" if self.tracer.module else ""
-        return f"`{self.name}`{place}"
+        return f"`{self.name}`{self.tracer.place}"
 
     def argument(self, position: int, name: str, default: Any = None) -> Any:
         """An argument by its position or name."""
         return self.args[position] if len(self.args) > position else self.kwargs.get(name, default)
+
+    @property
+    def data(self) -> Tensor:
+        """The first tensor, however it was passed."""
+        return next(tensors_in((self.args, self.kwargs)))
 
     def shadow(self, tensor: Tensor) -> Shadow:
         """The shadow of a tensor."""
         return self.tracer.shadow(tensor)
 
     def labels(self, tensor: Tensor) -> Tensor:
-        """One label per element: for what is made of weights, those of the last dimension that has several units."""
+        """One label per element: for what is made of weights, those of the last dimension that has several units.
+
+        Where a weight has several such dimensions, the others have to stay: their units cannot be followed as well.
+        """
         shadow = self.shadow(tensor)
         if len(shadow.sides) <= 1:
-            return shadow.sides[0] if shadow.sides else torch.full(tensor.shape, FREE)
+            return shadow.sides[0] if shadow.sides else torch.full((), FREE).expand(tensor.shape)
         varying = [side for side in shadow.sides if any(varies(side, d) for d in range(side.dim()))]
+        for side in varying[:-1]:
+            self.atoms.fix(side, f"{self.why} takes the weight as data")
         return (varying or list(shadow.sides))[-1]
 
     def classes(self, tensor: Tensor) -> Tensor:
@@ -246,6 +391,21 @@ class Call:
         """Label a result."""
         if isinstance(tensor, Tensor):
             self.tracer.set_shadow(tensor, Shadow((thin(labels.expand(tensor.shape)),), **options))
+
+    def tie_or_fix(self, labels: Tensor, dimensions: Iterable[int], why: str) -> Tensor:
+        """An operation runs over these dimensions: the labels of its result, of size 1 along them.
+
+        Units that differ along them alone have to stay. Where labels form a grid, such as (direction, unit), the
+        operation adds up unit i of all directions, which live and die together then.
+        """
+        dimensions = list(dimensions)
+        over = [d for d in dimensions if differs(self.atoms.roots(labels), d)]
+        others = [d for d in range(labels.dim()) if d not in dimensions]
+        if over and any(differs(self.atoms.roots(labels), d) for d in others):
+            self.atoms.unite(labels, line(labels, *over), why)
+        elif over:
+            self.atoms.fix(labels, why)
+        return line(labels, *dimensions)
 
     def fix(self, tensor: Any, why: str) -> None:
         """All units of a tensor have to stay."""
@@ -259,15 +419,15 @@ class Call:
         for result in tensors_in(self.out):
             self.set(result, torch.full((), OUTSIDE))
 
-    def unknown(self) -> None:
-        """An operation without a rule."""
-        labelled = [t for t in tensors_in((self.args, self.kwargs)) if t.is_floating_point() and self._has_units(t)]
-        if labelled:
+    def unknown(self, failure: str = "") -> None:
+        """An operation without a rule, or whose rule failed."""
+        touched = (self.args, self.kwargs, self.out)
+        if any(self.atoms.has_units(side) for tensor in tensors_in(touched) for side in self.shadow(tensor).sides):
             self.tracer.run.unknown.setdefault(self.name, self.tracer.module)
-            self.fix_and_end(f"{self.why} has no rule; `l0rnn.tracing.rule` gives it one")
-
-    def _has_units(self, tensor: Tensor) -> bool:
-        return any(bool((self.atoms.roots(side) > OUTSIDE).any()) for side in self.shadow(tensor).sides)
+            self.fix(self.out, failure or f"{self.why} has no rule; `l0rnn.tracing.rule` gives it one")
+            self.fix_and_end(failure or f"{self.why} has no rule; `l0rnn.tracing.rule` gives it one")
+        for result in tensors_in(self.out):
+            self.set(result, torch.full((), OUTSIDE))
 
     def join(self, left: Tensor, right: Tensor, why: str) -> Tensor:
         """Labels of a result whose elements come from both of these; broadcast as the operation broadcasts.
@@ -275,28 +435,25 @@ class Call:
         A side with one element where the other has several units scales them all, so its own unit has to stay; it says
         nothing about theirs.
         """
-        roots = [self.atoms.roots(labels) for labels in (left, right)]
         ndim = max(left.dim(), right.dim())
-        one, other = (labels.reshape((1,) * (ndim - labels.dim()) + tuple(labels.shape)) for labels in roots)
         left, right = (labels.reshape((1,) * (ndim - labels.dim()) + tuple(labels.shape)) for labels in (left, right))
+        one, other = self.atoms.roots(left), self.atoms.roots(right)
         left_is_spread = right_is_spread = shared = False
         for d in range(ndim):
             if one.size(d) == 1 and other.size(d) > 1:
-                left_is_spread |= varies(other, d)
+                left_is_spread |= differs(other, d)
             elif other.size(d) == 1 and one.size(d) > 1:
-                right_is_spread |= varies(one, d)
+                right_is_spread |= differs(one, d)
             else:
-                shared |= varies(one, d) or varies(other, d)
+                shared |= differs(one, d) or differs(other, d)
         if left_is_spread and right_is_spread:  # an outer product: the larger side keeps its units
-            right_is_spread = len(one.unique()) < len(other.unique())
-            left_is_spread = not right_is_spread
-            if right_is_spread:
-                left, right, one, other = right, left, other, one
-            left_is_spread, right_is_spread = True, False
-        elif right_is_spread:
+            left_is_smaller = len(one.unique()) < len(other.unique())
+            left, right = (left, right) if left_is_smaller else (right, left)
+            self.atoms.fix(left, f"{why} spreads it over other units")
+            return right
+        if right_is_spread:
             left, right, one, other = right, left, other, one
-            left_is_spread = True
-        if left_is_spread and not (shared and bool((one >= OUTSIDE).any())):
+        if (left_is_spread or right_is_spread) and not (shared and bool((one >= OUTSIDE).any())):
             self.atoms.fix(left, f"{why} spreads it over other units")
             return right
         self.atoms.unite(left, right, f"{why} joins it with what has to stay")
@@ -305,17 +462,7 @@ class Call:
         if bool((right == FREE).all()):
             return left
         left, right = torch.broadcast_tensors(left, right)
-        if torch.equal(left, right):
-            return left
-        return torch.where(left == FREE, right, self.tracer.twins(left) if self._is_lookup(left, right) else left)
-
-    def _is_lookup(self, left: Tensor, right: Tensor) -> bool:
-        """Whether one side is what an embedding made and the other is a different tensor."""
-        lookups = self.tracer.run.lookups
-        if not lookups:
-            return False
-        made = torch.cat(lookups)
-        return bool(torch.isin(left, made).any() or torch.isin(right, made).any())
+        return left if _is_same(left, right) else torch.where(left == FREE, right, left)
 
 
 def operation_name(func: Any) -> str:
@@ -325,6 +472,8 @@ def operation_name(func: Any) -> str:
         >>> operation_name(torch.relu_), operation_name(torch.Tensor.__getitem__), operation_name(torch.Tensor.T.__get__)
         ('relu', 'getitem', 'T')
     """
+    if isinstance(func, torch._ops.OpOverload):
+        return func._schema.name.partition("::")[2].strip("_")
     name = getattr(func, "__name__", str(func))
     if name in ("__get__", "__set__"):
         name = getattr(getattr(func, "__self__", None), "__name__", name)
@@ -344,6 +493,41 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
     elif hasattr(value, "__dataclass_fields__"):
         for name in value.__dataclass_fields__:
             yield from tensors_in(getattr(value, name))
+
+
+def _version(tensor: Tensor) -> int:
+    """How often a tensor was written into; tensors of inference mode do not count."""
+    return -1 if tensor.is_inference() else tensor._version
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata if tensor.layout == torch.strided and _has_storage(tensor) else -id(tensor)
+
+
+def _has_storage(tensor: Tensor) -> bool:
+    return not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+
+
+def _copied(labels: Tensor) -> Tensor:
+    return compact(labels).clone().expand(labels.shape)
+
+
+def _is_same(left: Tensor, right: Tensor) -> bool:
+    left, right = compact_together(left, right)
+    return torch.equal(left, right)
+
+
+def settle(run: Run) -> None:
+    """Make what has to stay a grid one: units that differ along two of its dimensions are united along the first."""
+    is_settled = False
+    while not is_settled:
+        is_settled = True
+        for grid, why in run.grids.values():
+            classes = run.atoms.roots(grid)
+            along = [d for d in range(grid.dim()) if differs(classes, d)]
+            if len(along) > 1:
+                run.atoms.unite(grid, line(grid, along[0]), why)
+                is_settled = False
 
 
 @contextmanager
@@ -390,7 +574,7 @@ def run_traced(
             places = torch.arange(tensor.numel()).reshape(tensor.shape)
             tracer.set_shadow(tensor, Shadow((outside,), places=places, source=number))
             tracer.example_sizes[number] = tensor.numel()
-    with torch.no_grad(), naming_modules(tracer, network), tracer:
+    with torch.no_grad(), naming_modules(tracer, network), tracer, Watch():
         output = network(*args, **kwargs)
     for number, tensor in enumerate(tensors_in(output)):
         shadow = tracer.shadow(tensor)
@@ -398,6 +582,7 @@ def run_traced(
             for side in shadow.sides:
                 tracer.run.atoms.fix(side, "it is an output of the network")
         tracer.run.outputs.append(shadow.sides[0] if len(shadow.sides) == 1 else torch.full(tensor.shape, OUTSIDE))
+    settle(tracer.run)
     return tracer.run
 
 

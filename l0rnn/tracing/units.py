@@ -442,8 +442,8 @@ def _fix_what_cannot_be_gated(run: Run, norms: set[str]) -> np.ndarray:
     prescaled = np.zeros(len(atoms), dtype=bool)
     unscaled = np.zeros(len(atoms), dtype=bool)
     mixed = np.zeros(len(atoms), dtype=bool)
-    for atom, twin in run.twins.items():
-        mixed[int(twin)] = tied[atom]
+    has_twin = np.flatnonzero(atoms.twin)
+    mixed[atoms.twin[has_twin]] = tied[has_twin]
     for reading in run.readings:
         if reading.source is None:
             continue

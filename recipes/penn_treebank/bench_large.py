@@ -149,7 +149,7 @@ def measure(settings: Settings, *, only: Sequence[str] = KINDS) -> dict[str, Ben
         options = {**shared, "grid": [(1, 1)], "seconds": 2 * settings.seconds, "rounds": 9}
         return benchmark_in(runtimes, networks, make_inputs, roofline=True, **options)
 
-    shared: dict[str, Any] = {"threads": settings.threads, "automatic": True}
+    shared: dict[str, Any] = {"threads": settings.threads}
     return {kind: run() for kind, run in zip(KINDS, (large, by_hand, steps), strict=True) if kind in only}
 
 

@@ -74,8 +74,7 @@ def report(
         save_dense(found, out / name / "native", vocabulary=vocabulary.words, overwrite=True)
         export_onnx(found, out / name / "onnx", vocabulary=vocabulary.words, overwrite=True)
         export_int8(found, out / name / "int8", vocabulary=vocabulary.words, text=texts["valid"], overwrite=True)
-        # of torch's two kernels the faster one counts
-        streamers[f"{name}, torch"] = [TorchStreamer(found, uses_onednn=on) for on in (False, True)]
+        streamers[f"{name}, torch"] = [TorchStreamer(found)]
         for kind in ("onnx", "int8"):
             streamers[f"{name}, {kind}"] = [OnnxStreamer(out / name / kind, threads=1)]
         for kind, file in FILES.items():

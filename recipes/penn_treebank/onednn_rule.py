@@ -24,7 +24,8 @@ from torch import nn
 
 from l0rnn.bench import sample_seconds
 from l0rnn.bench.report import environment
-from l0rnn.recurrent import single_steps as onednn
+from l0rnn.export.streaming import column_major_
+from l0rnn.recurrent.single_steps import is_for_cells, onednn, run_cells
 
 WIDTHS = (32, 128, 300, 650, 1500)
 CALLS = ((1, 1), (8, 1), (32, 1), (64, 1), (1, 2), (8, 2), (16, 2), (32, 2), (1, 4), (8, 4), (1, 8))  # (batch, steps)
@@ -90,11 +91,11 @@ def call_row(width: int, batch: int, steps: int, *, threads: int, seconds: float
 
     pairs = []
     for _ in range(rounds):
-        with onednn.onednn(True):
+        with onednn(True):
             pairs.append(
                 (
                     milliseconds(lambda: layer(inputs, state)),
-                    milliseconds(lambda: onednn.run_cells([(layer, 0)], inputs, [(state[0][0], state[1][0])])),
+                    milliseconds(lambda: run_cells([(layer, 0)], inputs, [(state[0][0], state[1][0])])),
                 )
             )
     return {
@@ -104,7 +105,7 @@ def call_row(width: int, batch: int, steps: int, *, threads: int, seconds: float
         "onednn_ms": statistics.median(pair[0] for pair in pairs),
         "cells_ms": statistics.median(pair[1] for pair in pairs),
         "ratio": statistics.median(cells / fused for fused, cells in pairs),
-        "runs_as_cells": onednn.is_for_cells(inputs),  # as it comes: outside of the block above
+        "runs_as_cells": is_for_cells(inputs),
     }
 
 
@@ -134,7 +135,7 @@ def decoder_row(
     """A Linear over 10,000 words with its weight in either order: medians, and the median of the ratios in a round."""
     by_rows = nn.Linear(units, MATRICES[0][0])
     by_columns = copy.deepcopy(by_rows)
-    onednn.column_major_(by_columns)
+    column_major_(by_columns)
     inputs = torch.randn(words, units, requires_grad=is_training)
 
     def milliseconds(layer: nn.Linear) -> float:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from l0rnn.methods.layered_graph import GraphKind
+from l0rnn.methods.random_graphs import GraphKind
 from recipes.reber import pruning, selection, structures
 from recipes.reber.config import StudyConfig
 from recipes.reber.data import read_examples, split

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from l0rnn.methods.graph_rnn import GraphRNN
-from l0rnn.methods.layered_graph import LayeredGraph
+from recipes.reber.graph_rnn import GraphRNN
+from recipes.reber.layered_graph import LayeredGraph
 from recipes.reber.network import CLASSES, CODES, MODES, Classifier, at_step, check_cell
 from recipes.reber.stack import Cell, Member
 
@@ -33,7 +33,7 @@ class GraphClassifier(nn.Module):
 
     def forward(self, codes: Tensor, last: Tensor | None = None) -> Tensor:
         """Scores `(batch, class)` of codes `(time, batch)`, read at the step ``last`` of each, or at the last."""
-        return self.decoder(at_step(self.encoder(self.embedding(codes))[0], last))
+        return self.decoder(at_step(self.encoder(self.embedding(codes)), last))
 
     def connections(self) -> int:
         """Number of recurrent weights that are not masked, biases aside."""

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from l0rnn.methods.layered_graph import GraphKind, LayeredGraph, graph_properties, random_graph
+from l0rnn.methods.random_graphs import GraphKind, random_graph
 from recipes.reber.data import Batches, Example
+from recipes.reber.layered_graph import LayeredGraph, graph_properties
 from recipes.reber.members import GraphClassifier, member_of_graph
 from recipes.reber.network import Plateau
 from recipes.reber.side_by_side import accuracies, fit_side_by_side

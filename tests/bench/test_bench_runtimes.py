@@ -24,7 +24,6 @@ from l0rnn.bench.zeros import forms_with_zeros
 from l0rnn.gates import GatedLSTM
 from l0rnn.language.language_model import LanguageModel
 from l0rnn.recurrent.ragged_rnn import RaggedRNN
-from l0rnn.recurrent.single_steps import is_for_cells, is_plain, onednn
 
 ONE_STEP = [(1, 1)]
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
@@ -39,26 +38,6 @@ def features(batch: int, steps: int) -> tuple[Any, ...]:
 
 def rows_of(report: BenchReport, runtime: str) -> list[tuple[str, int]]:
     return [(row.network, row.steps) for row in report.rows if row.runtime == runtime]
-
-
-@needs_onednn
-def test_networks_that_choose_are_also_timed_as_they_come_where_they_choose(monkeypatch) -> None:
-    networks = {"ragged": RaggedRNN("LSTM", 4, [[3]]), "torch": nn.LSTM(4, 3)}
-    seen: list[tuple[bool, bool]] = []
-
-    def note(call: Any, *, threads: int, seconds: float) -> list[float]:
-        network, inputs = call.func, call.args[0]
-        layer = network.layers[0][0] if isinstance(network, RaggedRNN) else network
-        seen.append((torch.backends.mkldnn.enabled, is_for_cells(inputs) and is_plain(layer)))
-        return [1.0]
-
-    monkeypatch.setattr(timing, "sample_seconds", note)
-    with onednn(False):
-        report = benchmark(networks, features, grid=[(1, 1), (1, 5)], rounds=1, automatic=True)
-    assert rows_of(report, "automatic") == [("ragged", 1)]
-    forced, off, automatic = seen[0], seen[2], seen[4]
-    assert (forced, off, automatic) == ((True, False), (False, True), (True, True))
-    assert rows_of(benchmark(networks, features, grid=ONE_STEP, rounds=1), "automatic") == []
 
 
 class Backwards:

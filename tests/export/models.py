@@ -29,7 +29,6 @@ def language_model(mode: str = "LSTM", hidden_sizes: list[int] | None = None, *,
         network.decoder = nn.Linear(sizes[-1], len(WORDS))
     for parameter in network.parameters():
         nn.init.uniform_(parameter, -0.8, 0.8)  # large enough for states to matter
-    network.lay_out_()
     return network.eval()
 
 

@@ -13,6 +13,7 @@ from l0rnn.export import TorchStreamer, export_onnx, open_streamer, perplexity, 
 from l0rnn.export.interface import flat
 from l0rnn.export.measure import sampled_text
 from l0rnn.export.steps import LanguageModelSteps, steps_of
+from l0rnn.export.streaming import column_major_
 from l0rnn.export.vocabulary import decode, encode
 from l0rnn.language.language_model import next_word_loss
 from l0rnn.models import generate
@@ -51,6 +52,50 @@ def test_batch_first_steps() -> None:
     torch.testing.assert_close(output, layer(inputs)[0][:, -1].detach(), atol=1e-6, rtol=0)
 
 
+class OwnNetwork(nn.Module):
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.encoder, self.decoder = nn.LSTM(3, 5, 2, **options), nn.Linear(5, 4)
+
+    def forward(self, inputs: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        output, state = self.encoder(inputs, state)
+        return self.decoder(output), state
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_steps_of_any_lstm_go_round_onednn_and_leave_its_switch_alone(
+    *, batch_first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = OwnNetwork(batch_first=batch_first)
+    inputs = torch.randn(2, 6, 3) if batch_first else torch.randn(6, 2, 3)
+    with torch.no_grad():
+        whole, (h, c) = network(inputs)
+    streamer = TorchStreamer(network, inputs)
+    seen: list[tuple[int, ...]] = []
+    lstm_cell = torch.lstm_cell
+    monkeypatch.setattr(torch, "lstm_cell", lambda data, *rest: (seen.append(data.shape), lstm_cell(data, *rest))[1])
+    monkeypatch.setattr(torch.backends.mkldnn, "set_flags", None)
+    torch.testing.assert_close(streamer.run(inputs), (whole, (h, c)))
+    assert seen == []  # a call of six steps is oneDNN's
+    state, outputs = None, []
+    for step in inputs.unbind(1 if batch_first else 0):
+        output, state = streamer.step(step, state)
+        outputs.append(output)
+    torch.testing.assert_close((torch.stack(outputs, 1 if batch_first else 0), state), (whole, (h, c)))
+    assert len(seen) == 12
+    with pytest.raises(RuntimeError, match="hidden"):
+        streamer.step(step, streamer.initial_state(3))
+
+
+def test_every_kind_of_reader_lies_column_by_column_and_ties_stay_tied() -> None:
+    network = language_model("LSTM", [6, 6], tied=True)
+    values = {name: parameter.clone() for name, parameter in network.named_parameters()}
+    column_major_(network)
+    assert all(torch.equal(parameter, values[name]) for name, parameter in network.named_parameters())
+    assert all(parameter.stride(0) == 1 for parameter in network.parameters())
+    assert network.decoder.weight is network.embedding.weight
+
+
 class TestStepsWithoutModules:
     @pytest.mark.parametrize("sizes", [[5, 3], [6, 6], [4]])
     @pytest.mark.parametrize("threads", [1, 11])  # 11 words: as many parts
@@ -80,11 +125,6 @@ class TestStepsWithoutModules:
         assert steps_of(hooked) is None
         for size in ((3, 1), (1, 33), (0, 1)):
             assert not LanguageModelSteps.takes(torch.zeros(size, dtype=torch.int64))
-
-    def test_a_streamer_uses_them_unless_onednn_is_asked_for(self) -> None:
-        network = language_model()
-        assert TorchStreamer(network)._steps is not None
-        assert TorchStreamer(network, uses_onednn=True)._steps is None
 
     def test_a_state_of_another_size_is_an_error(self) -> None:
         streamer = TorchStreamer(language_model("LSTM", [5, 3]))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from l0rnn.methods import random_structure
-from l0rnn.methods.layered_graph import random_graph
+from l0rnn.methods.random_graphs import random_graph
 from l0rnn.methods.random_structure import RandomStructure, crossing_mask, neighbours_for, recurrent_mask
 from l0rnn.training.settings import from_settings, settings_of
 from l0rnn.wiring import Wiring

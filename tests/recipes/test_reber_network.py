@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from l0rnn import RaggedRNN
-from l0rnn.methods.layered_graph import LayeredGraph
 from recipes.reber.data import Batches, Example, make_examples, split
 from recipes.reber.grammar import read_grammar
+from recipes.reber.layered_graph import LayeredGraph
 from recipes.reber.members import GraphClassifier
 from recipes.reber.network import MODES, Classifier, Plateau, accuracy, at_step, fit, recurrent_weights
 from recipes.reber.pruning import (

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from l0rnn.methods.layered_graph import LayeredGraph
 from recipes.reber import stack as stack_module
 from recipes.reber.data import Batches, Example, make_examples
 from recipes.reber.grammar import read_grammar
+from recipes.reber.layered_graph import LayeredGraph
 from recipes.reber.members import GraphClassifier, member_of, member_of_graph
 from recipes.reber.network import MODES, Classifier, accuracy, fit, loss_of, recurrent_weights
 from recipes.reber.pruning import KINDS, magnitude_masks

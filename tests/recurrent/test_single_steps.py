@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -11,8 +10,6 @@ import pytest
 import torch
 from torch import nn
 
-from l0rnn import Budget, L0GatedLSTM, shrink
-from l0rnn.blueprint import draw_blueprint
 from l0rnn.extras import quiet_exporters
 from l0rnn.language.language_model import LanguageModel
 from l0rnn.recurrent import ragged_rnn
@@ -21,16 +18,12 @@ from l0rnn.recurrent.ragged_rnn import RaggedRNN
 from l0rnn.recurrent.single_steps import (
     MOST_SEQUENCES,
     MOST_STEPS,
-    chooses_path,
-    column_major_,
     is_for_cells,
     is_plain,
     onednn,
-    row_major_,
     run_recurrent,
 )
-from l0rnn.surgery.removal import resize_
-from tests.networks import CELLS, TwoReaders, WordTagger
+from tests.networks import WordTagger
 
 SIZES = [(1, 1), (3, 1), (MOST_SEQUENCES, 1), (1, MOST_STEPS), (5, MOST_STEPS)]
 
@@ -177,19 +170,6 @@ def test_a_state_that_does_not_fit_is_refused_by_the_layer_itself(state: Any, ce
     assert cells == []
 
 
-@pytest.mark.parametrize("enabled", [True, False, None])
-def test_who_asks_for_onednn_gets_it(enabled: bool | None, cells: list[Any]) -> None:
-    layer, data, _ = of(nn.LSTM(4, 5))
-    with torch.no_grad(), onednn(enabled):
-        assert runs_as_cells(layer, data) == (enabled is not True)
-        if torch.backends.mkldnn.is_available():
-            assert torch.backends.mkldnn.enabled == (enabled is not False)
-        with onednn(None):  # the innermost counts
-            assert runs_as_cells(layer, data)
-    with torch.no_grad():
-        assert runs_as_cells(layer, data)
-
-
 def test_the_switch_is_put_back_after_an_error_and_never_touched_by_a_forward_pass() -> None:
     before = torch.backends.mkldnn.enabled
     with pytest.raises(KeyError), onednn(not before):
@@ -206,22 +186,6 @@ def test_the_switch_is_put_back_after_an_error_and_never_touched_by_a_forward_pa
     assert torch.backends.mkldnn.enabled == before
 
 
-def test_what_one_thread_asks_for_does_not_bind_another() -> None:
-    layer, data, _ = of(nn.LSTM(4, 5))
-    found: list[bool] = []
-
-    def look() -> None:
-        with torch.no_grad():
-            found.append(runs_as_cells(layer, data))
-
-    with torch.no_grad(), onednn(True):
-        thread = threading.Thread(target=look)
-        thread.start()
-        thread.join()
-        look()
-    assert found == [True, False]
-
-
 def networks() -> dict[str, tuple[nn.Module, Any]]:
     words = torch.randint(11, (MOST_STEPS, 3))
     return {
@@ -235,12 +199,15 @@ def networks() -> dict[str, tuple[nn.Module, Any]]:
 
 
 @pytest.mark.parametrize("name", networks())
-def test_networks_take_the_way_and_stream_to_the_same_outputs(name: str, cells: list[Any]) -> None:
+def test_networks_take_the_way_and_stream_to_the_same_outputs(
+    name: str, cells: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     network, inputs = networks()[name]
     network.eval()
     time = 1 if name.endswith("batch first") else 0
     with torch.no_grad():
-        with onednn(True):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "MOST_STEPS", 0)
             expected, expected_state = network(inputs)
             assert cells == []
         torch.testing.assert_close(network(inputs), (expected, expected_state))
@@ -251,8 +218,6 @@ def test_networks_take_the_way_and_stream_to_the_same_outputs(name: str, cells: 
     if "bidirectional" not in name:
         torch.testing.assert_close((torch.cat(outputs, time), state), (expected, expected_state))
     assert bool(cells) == (name not in ("GRU", "ragged, bidirectional"))
-    assert chooses_path(network, MOST_STEPS)
-    assert not chooses_path(network, MOST_STEPS + 1)
 
 
 def test_a_ragged_stack_takes_the_way_only_if_every_layer_can(cells: list[Any]) -> None:
@@ -290,108 +255,3 @@ def test_networks_of_ones_own_are_left_alone(cells: list[Any]) -> None:
     with torch.no_grad():
         network(torch.zeros(1, 1, dtype=torch.int64))
     assert cells == []
-    assert not chooses_path(network, 1)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# weights column by column
-
-
-@pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("use_onednn", [True, False])
-def test_the_order_in_memory_changes_no_output(cell: str, *, use_onednn: bool) -> None:
-    layer, extra = CELLS[cell]
-    plain = layer(3, 5, 2, bidirectional=True, **extra).eval()
-    turned = column_major_(copy.deepcopy(plain))
-    assert turned.weight_ih_l0.stride() == (1, len(plain.weight_ih_l0))
-    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), turned.parameters(), strict=True))
-    with torch.no_grad(), onednn(use_onednn):
-        for steps, batch in ((1, 1), (7, 2)):
-            data = torch.randn(steps, batch, 3)
-            torch.testing.assert_close(turned(data), plain(data))
-
-
-def test_parameters_stay_the_same_objects_and_ties_stay_tied() -> None:
-    network = LanguageModel(11, 4, 4, tied=True)
-    before = dict(network.named_parameters())
-    values = {name: parameter.clone() for name, parameter in before.items()}
-    assert column_major_(network) is network
-    after = dict(network.named_parameters())
-    assert all(after[name] is before[name] and torch.equal(after[name], values[name]) for name in before)
-    assert network.decoder.weight is network.embedding.weight
-    again = LanguageModel(11, 4, 4, tied=True)
-    again.load_state_dict(network.state_dict())
-    words = torch.randint(11, (5, 2))
-    torch.testing.assert_close(again.eval()(words), network.eval()(words))
-
-
-def test_every_kind_of_reader_is_stored_so() -> None:
-    network = column_major_(TwoReaders())
-    matrices = {name: weight for name, weight in network.named_parameters() if weight.dim() == 2}
-    turned = {name for name, weight in matrices.items() if weight.stride(0) == 1}
-    assert turned == {name for name in matrices if not name.startswith("embedding")}
-
-
-def test_row_major_takes_it_back_and_keeps_ties() -> None:
-    network = row_major_(column_major_(LanguageModel(11, 4, 4, tied=True)))
-    assert all(parameter.is_contiguous() for parameter in network.parameters())
-    assert network.decoder.weight is network.embedding.weight
-
-
-class TestTheDecoderOfALanguageModel:
-    def test_lies_column_by_column_and_is_handed_out_row_by_row(self) -> None:
-        network = LanguageModel(11, 4, 6)
-        assert network.decoder.weight.stride() == (1, 11)
-        wrapped = nn.Sequential(network)
-        assert all(value.is_contiguous() for value in wrapped.state_dict().values())
-        assert wrapped.state_dict(keep_vars=True)["0.decoder.weight"] is network.decoder.weight
-        again = LanguageModel(11, 4, 6)
-        again.load_state_dict(network.state_dict())
-        assert torch.equal(again.decoder.weight, network.decoder.weight)
-        assert again.decoder.weight.stride() == (1, 11)
-
-    def test_a_tied_one_is_the_embedding_and_lies_as_that_does(self) -> None:
-        assert LanguageModel(11, 4, 4, tied=True).decoder.weight.is_contiguous()
-
-    def test_gradients_and_optimiser_state_lie_as_the_weight_does(self) -> None:
-        network = LanguageModel(11, 4, 6)
-        optimizer = torch.optim.Adam(network.parameters())
-        network(torch.randint(11, (5, 2)))[0].sum().backward()
-        optimizer.step()
-        weight = network.decoder.weight
-        assert weight.grad.stride() == optimizer.state[weight]["exp_avg"].stride() == weight.stride()
-
-    def test_surgery_and_live_removal_keep_the_order(self) -> None:
-        network = LanguageModel(11, 4, 6, num_layers=1)
-        gates = {"encoder.l0": torch.tensor([1.0, 0.0, 0.5, 1.0, 0.0, 1.0])}
-        small = shrink(network, network.wiring, gates, example_inputs=torch.randint(11, (5, 2)))
-        assert small.decoder.weight.shape == (11, 4)
-        assert small.decoder.weight.stride() == (1, 11)
-        gated = L0GatedLSTM(11, 6, 1, objective=Budget(density=0.5))
-        blueprint = draw_blueprint(gated.network, gated.wiring)
-        resize_(gated.network, blueprint, {"encoder.l0": 3})
-        assert gated.network.decoder.weight.stride() == (1, 11)
-
-
-def test_blocks_of_threads_that_overlap_leave_the_switch_as_it_was() -> None:
-    if not torch.backends.mkldnn.is_available():
-        pytest.skip("this build of torch has no oneDNN")
-    seen: dict[str, bool] = {}
-    is_in, may_leave, has_left = threading.Event(), threading.Event(), threading.Event()
-
-    def first() -> None:
-        with onednn(False):
-            is_in.set()
-            may_leave.wait(10)
-        has_left.set()
-
-    before = torch.backends.mkldnn.enabled
-    thread = threading.Thread(target=first)
-    thread.start()
-    is_in.wait(10)
-    with onednn(False):
-        may_leave.set()
-        has_left.wait(10)
-        seen["inside"] = torch.backends.mkldnn.enabled
-    thread.join()
-    assert (before, seen["inside"], torch.backends.mkldnn.enabled) == (True, False, True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from l0rnn.tracing.atoms import OUTSIDE, varies
-from l0rnn.tracing.run import Call, Shadow
+from l0rnn.tracing.atoms import OUTSIDE, line
+from l0rnn.tracing.rules.products import FROM_OUTSIDE
+from l0rnn.tracing.run import Call, Reading
 
 
 def embedding(call: Call) -> None:
@@ -19,40 +20,69 @@ def embedding(call: Call) -> None:
         call.fix(weight, f"{call.why} looks up what is not a parameter")
         call.set(result, torch.full((), OUTSIDE))
         return
-    words, units = shadow.sides
+    words, columns = shadow.sides
+    units = line(columns, 0)[0]
+    call.atoms.unite(columns, units, call.why)
     call.atoms.fix(words, "its rows are looked up by number")
-    units = units[0]
+    if call.argument(3, "max_norm") is not None:
+        call.atoms.fix(units, f"{call.why} takes a norm over it")
     call.atoms.write(units)
+    call.atoms.make_by_lookup(units)
     call.tracer.run.lookups.append(units)
     call.set(result, units)
 
 
 def attention(call: Call) -> None:
     """``scaled_dot_product_attention(query, key, value)``: queries and keys are summed over, values pass."""
-    query, key, value = call.args[:3]
-    for tensor in (query, key):
-        call.fix(tensor, f"{call.why} sums products of two activations over it")
+    query, key, value = (call.argument(place, name) for place, name in enumerate(("query", "key", "value")))
+    for tensor in (query, key, call.argument(3, "attn_mask")):
+        if isinstance(tensor, Tensor):
+            call.fix(tensor, f"{call.why} sums products of two activations over it")
     labels = call.labels(value)
-    if varies(call.atoms.roots(labels), -2):
-        call.fix(value, f"{call.why} sums over it")
-        labels = torch.full(value.shape, OUTSIDE)
-    call.set(call.out, labels.narrow(-2, 0, 1))
+    call.set(call.out, call.tie_or_fix(labels, [labels.dim() - 2], f"{call.why} sums over it"))
 
 
 def multi_head(call: Call) -> None:
-    """Torch's multi-head attention, whose one width is that of its heads, its inputs and its output."""
-    call.fix_and_end(f"{call.why} splits one width into heads")
+    """Torch's multi-head attention, whose one width is that of its heads, its queries and its output.
+
+    Keys and values of widths of their own (``kdim``, ``vdim``) are read by weights of their own.
+    """
+    data = [call.argument(place, name) for place, name in enumerate(("query", "key", "value"))]
+    own = [call.argument(20, "k_proj_weight"), call.argument(21, "v_proj_weight")]
+    is_separate = bool(call.kwargs.get("use_separate_proj_weight")) and all(isinstance(one, Tensor) for one in own)
+    if is_separate:
+        for tensor, weight in zip(data[1:], own, strict=True):
+            shadow = call.shadow(weight)
+            if len(shadow.sides) == 2 and shadow.is_weight:
+                columns = line(shadow.sides[1], 0)[0]
+                call.atoms.unite(columns, call.labels(tensor), FROM_OUTSIDE)
+                call.atoms.read(columns)
+                rows = torch.full((weight.size(0),), OUTSIDE)
+                positions = tensor.numel() // tensor.size(-1)
+                call.tracer.run.readings.append(Reading(call.tracer.module, call.name, rows, columns, positions))
+    for tensor in [value for name, value in call.kwargs.items() if isinstance(value, Tensor)] + list(call.args):
+        if not (is_separate and any(tensor is one for one in (*data[1:], *own))) and isinstance(tensor, Tensor):
+            call.fix(tensor, f"{call.why} splits one width into heads")
+    if is_separate:
+        for weight in own:
+            call.atoms.fix(call.shadow(weight).sides[0], f"{call.why} splits one width into heads")
+        if data[0] is data[1] or data[0] is data[2]:
+            call.fix(data[0], f"{call.why} splits one width into heads")
+    for out in (out for out in call.out if isinstance(out, Tensor)):
+        call.set(out, torch.full((), OUTSIDE))
 
 
 def constants(call: Call) -> None:
     """Numbers that depend on nothing, such as positions; their size stays."""
     if isinstance(call.out, Tensor):
-        call.tracer.set_shadow(call.out, Shadow((torch.full((), OUTSIDE).expand(call.out.shape),)))
+        call.set(call.out, torch.full((), OUTSIDE))
 
 
 RULES = {
     "embedding embedding_bag": embedding,
     "scaled_dot_product_attention": attention,
     "multi_head_attention_forward native_multi_head_attention": multi_head,
-    "arange linspace logspace eye tensor as_tensor rand randn randint randperm from_numpy": constants,
+    "arange linspace logspace eye tensor as_tensor rand randn randint randperm from_numpy hann_window hamming_window "
+    "blackman_window bartlett_window kaiser_window fft_fftfreq fft_rfftfreq tril_indices triu_indices meshgrid "
+    "cartesian_prod": constants,
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from l0rnn.tracing.atoms import OUTSIDE, varies
+from l0rnn.tracing.atoms import OUTSIDE, compact, line, varies
 from l0rnn.tracing.run import Call, Reading, Shadow
 
 
@@ -25,10 +25,9 @@ def stack(call: Call) -> None:
     is_lstm = call.name == "lstm"
     states = list(hx) if isinstance(hx, (tuple, list)) else [hx]
     per_layer = len(weights) // (num_layers * directions)
-    read = call.labels(data)
-    flat = read.reshape(-1, read.size(-1)) if read.dim() > 1 else read[None]
+    read = compact(call.labels(data)).expand(*[-1] * (data.dim() - 1), data.size(-1))
     steps = data.numel() // max(1, data.size(-1))
-    source = _one(flat)
+    source = _one(read)
     finals: list[list[Tensor]] = [[] for _ in states]
     for layer in range(num_layers):
         outputs = []
@@ -38,13 +37,12 @@ def stack(call: Call) -> None:
             w_ih, w_hh = own[0], own[1]
             biases = own[2:4] if has_bias else []
             projection = own[2 + 2 * has_bias] if len(own) > 2 + 2 * has_bias else None
-            unit, cell = _cell(call, flat, source, w_ih, w_hh, biases, projection, steps)
+            unit, cell = _cell(call, read, source, w_ih, w_hh, biases, projection, steps)
             outputs.append(unit)
             for part, labels in enumerate((unit, cell) if is_lstm else (unit,)):
                 finals[part].append(labels)
                 _take_state(call, states[part], number, labels)
-        source = torch.cat(outputs)
-        flat = source[None]
+        read = source = torch.cat(outputs)
     out = call.out[0] if isinstance(call.out, (tuple, list)) else call.out
     call.set(out, source)
     for part, final in enumerate(finals):
@@ -52,7 +50,7 @@ def stack(call: Call) -> None:
         result = call.out[1 + part]
         if rows.dim() == 2:
             rows = rows[:, None, :].expand(result.shape) if result.dim() == 3 else rows.expand(result.shape)
-        call.tracer.set_shadow(result, Shadow((rows.expand(result.shape),), is_state=True))
+        call.tracer.set_shadow(result, Shadow((rows.expand(result.shape),), is_state=rows.dim() > 0))
 
 
 def cell(call: Call) -> None:
@@ -60,10 +58,9 @@ def cell(call: Call) -> None:
     data, hx, w_ih, w_hh, *biases = call.args
     biases = [bias for bias in biases if isinstance(bias, Tensor)]
     states = list(hx) if isinstance(hx, (tuple, list)) else [hx]
-    read = call.labels(data)
-    flat = read if read.dim() > 1 else read[None]
+    read = compact(call.labels(data)).expand(*[-1] * (data.dim() - 1), data.size(-1))
     steps = data.numel() // max(1, data.size(-1))
-    unit, _ = _cell(call, flat, _one(flat), w_ih, w_hh, biases, None, steps)
+    unit, _ = _cell(call, read, _one(read), w_ih, w_hh, biases, None, steps)
     for state in states:
         _take_state(call, state, None, unit)
     results = call.out if isinstance(call.out, (tuple, list)) else (call.out,)
@@ -116,15 +113,15 @@ def _cell(
 def _sides(call: Call, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Labels of the rows and of the columns of a matrix."""
     shadow = call.shadow(weight)
-    if len(shadow.sides) != 2:
+    if len(shadow.sides) != 2 or not shadow.is_weight:
         outside = torch.full((), OUTSIDE)
         call.fix(weight, f"{call.why} takes a weight that is not a parameter")
         return outside.expand(weight.size(0)), outside.expand(weight.size(1))
     rows, columns = shadow.sides
     if varies(columns, 0) or varies(rows, 1):  # a weight put together from several
-        call.atoms.unite(columns, columns[:1], call.why)
-        call.atoms.unite(rows, rows[:, :1], call.why)
-    return rows[:, 0], columns[0]
+        call.atoms.unite(columns, line(columns, 0), call.why)
+        call.atoms.unite(rows, line(rows, 1), call.why)
+    return line(rows, 1)[:, 0], line(columns, 0)[0]
 
 
 def _bias(call: Call, bias: Tensor) -> Tensor:
@@ -133,8 +130,8 @@ def _bias(call: Call, bias: Tensor) -> Tensor:
 
 
 def _one(labels: Tensor) -> Tensor:
-    """The labels of the first step."""
-    return labels[0].clone() if labels.numel() else torch.full((labels.size(-1),), OUTSIDE)
+    """The labels of one step, `(unit,)`."""
+    return line(labels, *range(labels.dim() - 1)).reshape(-1).clone()
 
 
 def _take_state(call: Call, state: Tensor, number: int | None, units: Tensor) -> None:

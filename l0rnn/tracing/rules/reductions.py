@@ -7,72 +7,85 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l0rnn.tracing.atoms import OUTSIDE, thin, varies
+from l0rnn.tracing.atoms import FREE, OUTSIDE, differs, thin
+from l0rnn.tracing.rules.elementwise import elementwise
 from l0rnn.tracing.run import Call, Shadow, tensors_in
 
+# where `dim` stands among the positional arguments, if not second
+SPECTRA = "fft_fft fft_ifft fft_rfft fft_irfft fft_hfft fft_ihfft"
+THIRD = f"norm vector_norm linalg_vector_norm matrix_norm topk kthvalue quantile diff {SPECTRA}"
+PLACES = {**dict.fromkeys(THIRD.split(), 2), "gumbel_softmax": 4}
 
-def _dimensions(call: Call, tensor: Tensor, position: int = 1) -> list[int]:
-    dim: Any = call.argument(position, "dim")
-    if dim is None or isinstance(dim, (torch.dtype, bool)) or (isinstance(dim, (tuple, list)) and not dim):
+
+def dimension(call: Call, default: Any = None) -> Any:
+    """The argument ``dim``, which numpy's users call ``axis``."""
+    dim = call.argument(PLACES.get(call.name, 1), "dim", call.kwargs.get("axis"))
+    return default if dim is None or isinstance(dim, (torch.dtype, bool)) else dim
+
+
+def _dimensions(call: Call, tensor: Tensor) -> list[int]:
+    dim = dimension(call)
+    if dim is None or (isinstance(dim, (tuple, list)) and not dim):
         return list(range(tensor.dim()))
     return [d % max(1, tensor.dim()) for d in (dim if isinstance(dim, (tuple, list)) else [dim])]
 
 
 def reduced(call: Call) -> None:
-    """Sums, means, extrema, norms: ``f(tensor, dim, keepdim)``; norms have ``dim`` third."""
-    tensor = call.args[0] if call.args else call.kwargs["input"]
+    """Sums, means, extrema, norms."""
+    tensor = call.data
     if call.name in ("max", "min") and isinstance(call.argument(1, "other"), Tensor):  # of two tensors
-        from l0rnn.tracing.rules.elementwise import elementwise
-
         elementwise(call)
         return
-    dims = _dimensions(call, tensor, 2 if call.name in ("norm", "vector_norm", "logcumsumexp") else 1)
+    dims = _dimensions(call, tensor)
     shadow = call.shadow(tensor)
-    over, rest = [], []
+    rest = []
     for side in shadow.sides:
-        (over if any(varies(call.atoms.roots(side), d) for d in dims) else rest).append(side)
-    for side in over:
-        call.atoms.fix(side, f"{call.why} runs over it")
+        over = any(differs(call.atoms.roots(side), d) for d in dims)
+        kept = call.tie_or_fix(side, dims, f"{call.why} runs over it")
+        if not over or not shadow.is_weight:
+            rest.append(kept)
     for out in tensors_in(call.out):
         keeps = out.dim() == tensor.dim() and tensor.dim() > 0
         sides = []
         for side in rest:
-            for d in sorted(dims, reverse=True):
-                side = side.narrow(d, 0, 1) if keeps else side.select(d, 0)
+            for d in () if keeps else sorted(dims, reverse=True):
+                side = side.squeeze(d)
             sides.append(thin(side.expand(out.shape)))
         labels = tuple(sides) or (torch.full((), OUTSIDE).expand(out.shape),)
         call.tracer.set_shadow(out, Shadow(labels, shadow.is_weight and bool(rest)))
 
 
 def along(call: Call) -> None:
-    """Operations that mix elements along a dimension and keep the shape: softmax, cumulative sums, sorting."""
-    tensor = call.args[0] if call.args else call.kwargs["input"]
-    dim = call.argument(1, "dim", -1)
-    if call.name in ("sort", "argsort", "topk", "kthvalue"):
-        dim = call.argument(2 if call.name in ("topk", "kthvalue") else 1, "dim", -1)
-    dim = -1 if dim is None or isinstance(dim, bool) else dim
+    """Operations that mix elements along a dimension and keep the others: softmax, cumulative sums, sorting, spectra."""
+    tensor = call.data
+    dim = dimension(call)
+    if dim is None:
+        is_softmax = call.name.endswith(("softmax", "softmin")) and call.name != "gumbel_softmax"
+        dim = 0 if is_softmax and tensor.dim() in (0, 1, 3) else 1 if is_softmax else -1
+    if not tensor.dim():
+        for out in tensors_in(call.out):
+            call.set(out, call.labels(tensor))
+        return
     labels = call.labels(tensor)
-    if tensor.dim() and varies(call.atoms.roots(labels), dim):
-        call.fix(tensor, f"{call.why} runs over it")
-        labels = torch.full(tensor.shape, OUTSIDE)
+    dims = [d % tensor.dim() for d in (dim if isinstance(dim, (tuple, list)) else [dim])]
+    labels = call.tie_or_fix(labels, dims, f"{call.why} runs over it")
     for out in tensors_in(call.out):
-        one = labels.narrow(dim, 0, 1) if tensor.dim() and out.shape != tensor.shape else labels
-        call.set(out, one)
+        call.set(out, labels)
 
 
 def unit_norm(call: Call) -> None:
     """``normalize(input, p, dim)``: divides by a norm over a dimension, 1 by default."""
-    tensor = call.args[0]
+    labels = call.labels(call.data)
     dim = call.argument(2, "dim", 1)
-    if varies(call.atoms.roots(call.labels(tensor)), dim):
-        call.fix(tensor, f"{call.why} takes a norm over it")
-    call.set(call.out, call.labels(tensor))
+    dims = [d % labels.dim() for d in (dim if isinstance(dim, (tuple, list)) else [dim])]
+    kept = call.tie_or_fix(labels, dims, f"{call.why} takes a norm over it")
+    call.set(call.out, torch.where(labels == FREE, FREE, kept))
 
 
 RULES = {
-    "sum mean prod amax amin max min any all norm vector_norm matrix_norm std var logsumexp median nanmean nansum argmax "
-    "argmin count_nonzero aminmax std_mean var_mean": reduced,
-    "softmax log_softmax softmin gumbel_softmax cumsum cumprod cummax cummin sort argsort topk kthvalue "
-    "logcumsumexp": along,
+    "sum mean prod amax amin max min any all norm vector_norm linalg_vector_norm matrix_norm std var logsumexp median "
+    "nanmean nansum nanmedian mode argmax argmin count_nonzero aminmax std_mean var_mean quantile": reduced,
+    f"softmax log_softmax softmin gumbel_softmax cumsum cumprod cummax cummin sort argsort topk kthvalue diff "
+    f"logcumsumexp {SPECTRA}": along,
     "normalize": unit_norm,
 }

@@ -1,4 +1,4 @@
-"""Random graphs as the structure of a network: their nodes in layers, and their edges as masks between the layers.
+"""Graphs as the structure of a network: their nodes in layers, and their edges as masks between the layers.
 
 An undirected graph becomes a directed one without circles when every edge points from the earlier node to the later
 one. The layer of a node is then the length of the longest path that ends there.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,15 +22,11 @@ if TYPE_CHECKING:
     import networkx
     from numpy.typing import NDArray
 
-GraphKind = Literal["watts_strogatz", "barabasi_albert"]
-GRAPH_KINDS: tuple[str, ...] = get_args(GraphKind)
-
 
 class LayeredGraph:
     """A directed graph without circles, in layers: layer(v) = 1 + the largest layer of v's parents, or 0 without any.
 
     The numbers of the nodes decide the direction of the edges, and so the layers: every edge points to the higher one.
-    Built from plain data, which is all that a configuration has to store.
 
     Args:
         nodes: number of nodes; they are called 0, 1, 2 and so on.
@@ -60,7 +56,8 @@ class LayeredGraph:
     """
 
     def __init__(self, nodes: int, edges: Iterable[Sequence[int]]) -> None:
-        _at_least_two(nodes)
+        if nodes < 2:
+            raise ValueError(f"`nodes` must be at least 2, since one node alone has no layers, got {nodes}")
         self.nodes = nodes
         self.edges = sorted({self._checked(edge) for edge in edges})
         if not self.edges:
@@ -113,74 +110,6 @@ class LayeredGraph:
         return f"LayeredGraph(nodes={self.nodes}, edges={len(self.edges)}, layers={self.layer_sizes})"
 
 
-def random_graph(
-    kind: GraphKind,
-    nodes: int,
-    seed: int,
-    neighbours: int | None = None,
-    rewiring: float = 1.0,
-    *,
-    connected: bool = True,
-    tries: int = 10,
-) -> networkx.Graph:
-    """A random graph as Darji draws it.
-
-    A Barabási–Albert graph starts from a star whose centre is the last of its nodes, as networkx did until it turned
-    the numbers round; a layered graph then has as many sources as ``neighbours``, not one, as in Darji's results.
-
-    Args:
-        kind: ``"watts_strogatz"``, a ring whose edges are rewired at random, or ``"barabasi_albert"``, in which new
-            nodes prefer to join those with many edges.
-        nodes: number of nodes, at least 2.
-        seed: the same number draws the same graph.
-        neighbours: Watts–Strogatz: nodes that each one is joined with in the ring, an odd number counting as the even
-            one below; Barabási–Albert: nodes that each new one is joined with. None for Darji's: a fifth and a tenth
-            of the nodes, but not less than 2 and 1.
-        rewiring: Watts–Strogatz: probability that an edge is rewired; 1 rewires all, as Darji does.
-        connected: Watts–Strogatz: draw again while the graph is not connected.
-        tries: how often to draw at most.
-
-    Raises:
-        ValueError: if an argument is out of its range, or no try gave a connected graph.
-        ModuleNotFoundError: if networkx is not installed.
-
-    Example:
-        >>> graph = random_graph("barabasi_albert", 27, seed=0)
-        >>> len(graph.edges), LayeredGraph.from_networkx(graph).layers[0]
-        (50, [0, 1])
-
-    Reference:
-        Darji 2024 (arXiv 2407.20601); Watts and Strogatz 1998; Barabási and Albert 1999.
-    """
-    if kind not in GRAPH_KINDS:
-        raise ValueError(f"`kind` must be one of {', '.join(GRAPH_KINDS)}, got {kind!r}")
-    _at_least_two(nodes)
-    fewest, share, most = (2, 5, nodes) if kind == "watts_strogatz" else (1, 10, nodes - 1)
-    degree = max(fewest, nodes // share) if neighbours is None else neighbours
-    if not fewest <= degree <= most:
-        raise ValueError(
-            f"`neighbours` must be from {fewest} to {most} in a {kind} graph of {nodes} nodes, got {degree}"
-        )
-    if not 0 <= rewiring <= 1:
-        raise ValueError(f"`rewiring` must be in [0, 1], got {rewiring}")
-    if tries < 1:
-        raise ValueError(f"`tries` must be at least 1, got {tries}")
-    nx = require("networkx", "graphs")
-    if kind == "barabasi_albert":
-        star = nx.empty_graph(degree)
-        star.add_edges_from((node, degree) for node in range(degree))
-        return nx.barabasi_albert_graph(nodes, degree, seed=seed, initial_graph=star)
-    if not connected:
-        return nx.watts_strogatz_graph(nodes, degree, rewiring, seed=seed)
-    try:
-        return nx.connected_watts_strogatz_graph(nodes, degree, rewiring, tries=tries, seed=seed)
-    except nx.NetworkXError as error:
-        raise ValueError(
-            f"`neighbours` must be enough to connect {nodes} nodes, got {degree} and no connected graph in {tries} "
-            "tries; take more neighbours, more `tries`, or `connected=False`"
-        ) from error
-
-
 def graph_properties(graph: networkx.Graph) -> dict[str, float]:
     """The 23 properties of a graph that Darji relates to the accuracy of the network built from it.
 
@@ -198,9 +127,10 @@ def graph_properties(graph: networkx.Graph) -> dict[str, float]:
         ModuleNotFoundError: if networkx is not installed.
 
     Example:
-        >>> properties = graph_properties(random_graph("watts_strogatz", 20, seed=0))
-        >>> properties["edges"], round(properties["density"], 3), len(properties)
-        (40, 0.105, 23)
+        >>> import networkx
+        >>> properties = graph_properties(networkx.path_graph(20))
+        >>> properties["edges"], properties["layers"], len(properties)
+        (19, 20, 23)
 
     Reference:
         Darji 2024 (arXiv 2407.20601), the chapter on random structures.
@@ -237,11 +167,6 @@ def graph_properties(graph: networkx.Graph) -> dict[str, float]:
         properties[f"{name}_var"] = statistics.variance(values)
         properties[f"{name}_std"] = statistics.stdev(values)
     return properties
-
-
-def _at_least_two(nodes: int) -> None:
-    if nodes < 2:
-        raise ValueError(f"`nodes` must be at least 2, since one node alone has no layers, got {nodes}")
 
 
 def _undirected(graph: Any) -> None:
