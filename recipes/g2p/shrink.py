@@ -37,8 +37,8 @@ class Plan:
     """
 
     teacher: TeacherSettings = TeacherSettings()
-    pruning: Settings = Settings(epochs=8, learning_rate=1e-3, average=0, teacher_share=0.5)
-    finetuning: Settings = Settings(epochs=40, invented=100_000, teacher_share=0.5)
+    pruning: Settings = Settings(epochs=5, learning_rate=1e-3, average=0, teacher_share=0.5)
+    finetuning: Settings = Settings(epochs=18, invented=100_000, teacher_share=0.5)
 
 
 QUICK = Plan(
