@@ -29,6 +29,7 @@ COLUMNS = {
     "int8_bytes": "bytes in int8",
     "milliseconds": "ms",
     "speedup": "times faster",
+    "pure_numpy_speedup": "in pure_numpy.py",
 }
 
 
@@ -61,6 +62,8 @@ def figures(
         "milliseconds": times.small,
         "milliseconds_published": times.dense,
         "speedup": times.speedup,
+        "pure_numpy_milliseconds": times.alone,
+        "pure_numpy_speedup": times.alone_speedup,
         "int8_word_error": evaluate(rough, sides["test"]).word_error,
         "int8_bytes": (folder / "int8.npz").stat().st_size,
         "letter_features": arrays["enc_w_ih"].shape[1],
@@ -88,7 +91,9 @@ def _cell(column: str, value: float | None) -> str:
         return f"{value:.2f} %"
     if column.endswith("bytes"):
         return f"{value:,}"
-    return {"density": f"{value:.1%}", "speedup": f"{value:.1f}"}.get(column, f"{value:.3f}")
+    if column.endswith("speedup"):
+        return f"{value:.1f}"
+    return f"{value:.1%}" if column == "density" else f"{value:.3f}"
 
 
 def picture(results: Mapping[str, Mapping[str, Any]], path: Path) -> None:

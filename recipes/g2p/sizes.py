@@ -8,15 +8,17 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from recipes.g2p import pure_numpy
 from recipes.g2p.package import package_class
 from recipes.g2p.words import Pronunciation
 
+_WARM = 20  # words before the clock counts
 _ROOT = Path(__file__).parents[2]
 
 
@@ -25,14 +27,18 @@ class Times:
     """Milliseconds for a word, medians over words that dense and small network had in turn.
 
     Attributes:
-        dense: of the dense network.
-        small: of the small one.
-        speedup: the median of how many times faster a word is.
+        dense: of the dense network in the package's own code.
+        small: of the small one, likewise.
+        alone: of the small one in `pure_numpy.py`.
+        speedup: the median of how many times faster than the dense one a word is by the small one.
+        alone_speedup: likewise by the small one in `pure_numpy.py`.
     """
 
     dense: float
     small: float
+    alone: float
     speedup: float
+    alone_speedup: float
 
 
 def multiply_adds(arrays: Mapping[str, np.ndarray], words: Mapping[str, Sequence[Pronunciation]]) -> float:
@@ -76,22 +82,29 @@ def paired_times(dense: Path, small: Path, words: Sequence[str], *, threads: int
 
 
 def _main() -> None:
-    networks = [package_class(Path(folder))() for folder in sys.argv[1:]]
-    rows: list[list[float]] = []
+    dense, small = (package_class(Path(folder))().predict for folder in sys.argv[1:])
+    pronouncers: dict[str, Callable[[str], object]] = {
+        "dense": dense,
+        "small": small,
+        "alone": pure_numpy.G2P(str(Path(sys.argv[2]) / "checkpoint20.npz")),
+    }
+    times: dict[str, list[float]] = {name: [] for name in pronouncers}
     words = sys.stdin.read().split()
-    for word in [*words[:20], *words]:  # the first ones warm up
-        row = []
-        for network in networks:
-            best = float("inf")
-            for _ in range(3):
-                start = time.perf_counter()
-                network.predict(word)
-                best = min(best, time.perf_counter() - start)
-            row.append(1000 * best)
-        rows.append(row)
-    dense, small = zip(*rows[min(20, len(words)) :], strict=True)
-    speedup = statistics.median(one / other for one, other in zip(dense, small, strict=True))
-    print(json.dumps({"dense": statistics.median(dense), "small": statistics.median(small), "speedup": speedup}))
+    for word in [*words[:_WARM], *words]:
+        for name, pronounce in pronouncers.items():
+            times[name].append(min(_milliseconds(pronounce, word) for _ in range(3)))
+    kept = {name: row[min(_WARM, len(words)) :] for name, row in times.items()}
+    faster = {
+        key: statistics.median(one / other for one, other in zip(kept["dense"], kept[name], strict=True))
+        for key, name in (("speedup", "small"), ("alone_speedup", "alone"))
+    }
+    print(json.dumps({name: statistics.median(row) for name, row in kept.items()} | faster))
+
+
+def _milliseconds(pronounce: Callable[[str], object], word: str) -> float:
+    start = time.perf_counter()
+    pronounce(word)
+    return 1000 * (time.perf_counter() - start)
 
 
 if __name__ == "__main__":

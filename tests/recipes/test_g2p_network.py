@@ -84,6 +84,8 @@ def test_the_package_runs_smaller_arrays(tmp_path: Path) -> None:
     assert [tuple(package.predict(word)) for word in WORDS] == pronounce(network, WORDS)
     times = paired_times(tmp_path, tmp_path, WORDS)
     assert times.speedup == pytest.approx(1, abs=0.5)
+    assert times.alone > 0
+    assert times.alone_speedup > 0
 
 
 def test_padding_changes_nothing() -> None:

@@ -50,7 +50,7 @@ def test_the_density_must_be_one() -> None:
 
 def test_a_table_of_networks() -> None:
     rows = table({"small": {"word_error": 31.254, "density": 0.125, "bytes": 400_000, "milliseconds": 0.2}})
-    assert rows.splitlines()[-1] == "| small | 31.25 % |  |  |  |  | 12.5% | 400,000 |  | 0.200 |  |"
+    assert rows.splitlines()[-1] == "| small | 31.25 % |  |  |  |  | 12.5% | 400,000 |  | 0.200 |  |  |"
 
 
 @needs_package
