@@ -38,7 +38,7 @@ class Plan:
 
     teacher: TeacherSettings = TeacherSettings()
     pruning: Settings = Settings(epochs=5, learning_rate=1e-3, average=0, teacher_share=0.5)
-    finetuning: Settings = Settings(epochs=18, invented=100_000, teacher_share=0.5)
+    finetuning: Settings = Settings(epochs=15, invented=100_000, teacher_share=0.5)
 
 
 QUICK = Plan(
@@ -106,7 +106,14 @@ def main(argv: list[str] | None = None) -> None:
         "published": figures(published, published, sides, options.out / "dense"),
         "pruned": figures(small.arrays(), published, sides, options.out / "small"),
     }
-    results["pruned"]["minutes"] = (time.perf_counter() - started) / 60
+    results["pruned"] |= {
+        "name": f"pruned to {options.density:.1%}",
+        "seed": options.seed,
+        "pruning_epochs": choosing.epochs,
+        "epochs": finetuning.epochs,
+        "invented": finetuning.invented,
+        "minutes": (time.perf_counter() - started) / 60,
+    }
     write(small, results, "pruned", options.out)
     print((options.out / "report.md").read_text())
     print(
