@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recipes.g2p import pure_numpy
+from recipes.g2p import pure_numpy, study
 from recipes.g2p.files import save_arrays
 from recipes.g2p.network import G2P
+from recipes.g2p.package import read_arrays
 from recipes.g2p.report import table
-from recipes.g2p.shrink import main
+from recipes.g2p.shrink import QUICK, main
 from recipes.g2p.symbols import PHONEMES
-from recipes.g2p.words import letter_numbers
+from recipes.g2p.words import letter_numbers, read_dictionary
 
 SOUNDS = {"a": "AE1", "b": "B", "d": "D", "i": "IH1", "n": "N", "o": "OW0", "t": "T"}
 
@@ -87,3 +88,17 @@ def test_from_the_command_to_the_files(
     main(options)  # all is there already
     again = json.loads((out / "result.json").read_text())
     assert again["word_error"] == result["word_error"]
+
+
+@needs_package
+def test_the_controls(dictionary: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study, "Plan", lambda: QUICK)
+    monkeypatch.setattr(study, "read_dictionary", lambda: read_dictionary(dictionary))
+    monkeypatch.setattr(study, "published_arrays", lambda: read_arrays(weights))
+    same = [f"--out={tmp_path}", "--threads=1"]
+    study.main(["dense", "--epochs=2", "--invented=0", *same])
+    study.main(["scratch", "--widths", "3", "4", "5", "--seed=1", *same])
+    dense, scratch = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("dense_0", "scratch_5_1"))
+    assert (dense["epochs"], dense["invented"], dense["units"]) == (2, 0, 16)
+    assert (scratch["letter_features"], scratch["phoneme_features"], scratch["units"]) == (3, 4, 5)
+    assert (scratch["name"], scratch["epochs"]) == ("the same widths from scratch, seed 1", 1)
