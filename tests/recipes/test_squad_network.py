@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from l0rnn.blueprint import draw_blueprint
 from torch import Tensor, nn
 
 from l0rnn import Budget, L0Gates
