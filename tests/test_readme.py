@@ -128,8 +128,10 @@ print(list(trace(network, torch.rand(5, 3)).axes))
         assert run(blocks(ROOT / "docs" / "architecture.md", "python")[1] + after).strip() == "['0']"
 
     def test_every_example_is_one_of_those(self) -> None:
-        counts = {page.name: len(blocks(page, "python")) for page in PAGES if blocks(page, "python")}
-        assert counts == {"README.md": 2, "architecture.md": 2}
+        counts = {str(page.relative_to(ROOT)): len(blocks(page, "python")) for page in PAGES}
+        fragments = {"docs/export.md", "recipes/vad/README.md", "recipes/vad/weights/README.md"}  # others' packages
+        run_here = {name: count for name, count in counts.items() if count and name not in fragments}
+        assert run_here == {"README.md": 2, "docs/architecture.md": 2}
 
 
 class TestLinks:

@@ -99,10 +99,6 @@ class Gates(nn.Module):
             return self.draw()
         return value
 
-    def forward(self, *inputs: Any) -> Any:
-        """Nothing: what comes in. An nn.Sequential that holds its gates passes its data through them too."""
-        return inputs[0] if len(inputs) == 1 else inputs
-
     def forget(self) -> None:
         """Let go of the gates last drawn, so that the next to read `value` draws afresh."""
         self._value = None
