@@ -1,4 +1,4 @@
-"""Each network of the zoo, pruned in a short training by two methods to two densities: the loop, the gates and the proof."""
+"""Each network of the zoo, pruned in a short training by two methods to two densities, and proved."""
 
 import pytest
 import torch
