@@ -117,8 +117,9 @@ class Number:
 def numbers_to_follow(network: nn.Module, units: Units, keep: Tensor) -> list[Number]:
     """Numbers of a user's modules that may be widths, with the widths they may become.
 
-    What the trace has seen used as a width becomes that width. Any other number may be any width, before the cut, of the
-    weights or axes of its module and of those within. What it becomes is a guess: the proof says whether it was right.
+    What the trace has seen used as a width becomes that width. Any other number may be any width, before the cut, of
+    the weights or axes of its module and of those within. What it becomes is a guess: the proof says whether it was
+    right.
     """
     found = []
     for name, module in network.named_modules():

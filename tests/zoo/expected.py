@@ -255,7 +255,7 @@ EXPECTED = {
         {
             "embedding": "`weight_norm` in 'cnn.0.0.parametrizations.weight.0' ",
             "cnn.0.0": "`weight_norm` in 'cnn.1.0.parametrizations.weight.0' ",
-            "cnn.1.0": "it is normalised over in 'cnn.1.1', which is not torch's own LayerNorm or RMSNorm",
+            "cnn.1.0": "it is normalised over in 'cnn.1.1', which is no LayerNorm of torch's own",
             "to_mel": OUTPUT,
         },
     ),
