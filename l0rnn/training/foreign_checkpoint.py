@@ -111,7 +111,7 @@ def check_shrunken_model(checkpoint: str | Path, given: Mapping[str, Any]) -> No
         }
         # a checkpoint has the dtypes in the tensors themselves, which are cast to those of the network
         found = {name: (part.shape, needed.get(name, "")) for name, part in own.items()}
-        check_names_and_shapes(layers, found, config.tied)
+        check_names_and_shapes(layers, found, config.tied, others={})
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"{checkpoint} does not describe a network: {printable(repr(error))}") from error
     except ValueError as error:

@@ -97,7 +97,7 @@ def run(
             network, data["train"], data["validation"], whole, out=out / "teaching.pt", title="from scratch"
         )
     result = {
-        "name": f"pruned to {density:.0%}" if like is None else f"widths of `{like.stem}` from scratch, seed {seed}",
+        "name": _name(density, like, courses),
         "asked": density if like is None else None,
         "method": method if like is None else None,
         "like": None if like is None else like.stem,
@@ -120,6 +120,13 @@ def pruned_and_taught(
     network, history = pruned(load_original(), density, data, courses[0], out=out, method=method)
     history += teach(network, data["train"], data["validation"], courses[1], out=out / "teaching.pt", title="teaching")
     return network, history
+
+
+def _name(density: float, like: Path | None, courses: list[Course]) -> str:
+    first, second = courses
+    if like is None:
+        return f"pruned to {density:.0%}, {first.epochs} + {second.epochs} epochs"
+    return f"its widths from scratch, seed {second.seed}, {first.epochs + second.epochs} epochs"
 
 
 def _widths(result: dict[str, Any]) -> Widths:

@@ -36,10 +36,10 @@ class NoiseOnUnits(SequenceVAE):
         return self.decoder(self.latent(units + torch.randn_like(units)).chunk(2, -1)[0])
 
 
-class NoiseOfASize(SequenceVAE):
+class DroppedUnits(SequenceVAE):
     def forward(self, x: Tensor) -> Tensor:
-        units = self.encoder(x)[0]
-        return self.decoder(self.latent(units + torch.randn(units.size(-1))).chunk(2, -1)[0])
+        units = nn.functional.dropout(self.encoder(x)[0], 0.3, training=True)
+        return self.decoder(self.latent(units).chunk(2, -1)[0])
 
 
 class OwnGenerator(SequenceVAE):
@@ -74,7 +74,7 @@ def test_noise_whose_number_follows_the_width_is_named() -> None:
 def test_noise_that_only_the_proof_sees_too() -> None:
     said = r"draws random numbers in evaluation mode.*where their number follows the widths.*at fault: encoder.l0"
     with pytest.raises(ValueError, match=said):
-        shrink(NoiseOfASize(), GATES, example_inputs=torch.randn(5, 2, 4))
+        shrink(DroppedUnits(), GATES, example_inputs=torch.randn(5, 2, 4))
 
 
 def test_a_network_that_differs_from_itself_is_named() -> None:

@@ -177,7 +177,7 @@ def test_widths_that_do_not_meet(tmp_path: Path) -> None:
         (lambda tensors: tensors.update({"../../x": torch.zeros(2)}), r"'\.\./\.\./x' is not asked for"),
         (lambda tensors: tensors.update({"/etc/passwd": torch.zeros(2)}), "'/etc/passwd' is not asked for"),
         (lambda tensors: tensors.update({"decoder.bias": torch.zeros(12)}), r"shape \(12,\)"),
-        (lambda tensors: tensors.update({"decoder.bias": torch.zeros(11, dtype=torch.int64)}), "dtype int64 instead of"),
+        (lambda tensors: tensors.update({"decoder.bias": torch.zeros(11, dtype=torch.int64)}), "dtype int64 instead"),
         (lambda tensors: tensors.update({"decoder.bias": torch.zeros(11).half()}), "dtype float16 instead of"),
         (lambda tensors: tensors.clear(), "is missing; and 8 more"),
         (lambda tensors: tensors.update({"x" * 1000: torch.zeros(2)}), r"x\.\.\. is not asked for"),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from recipes.g2p import results as g2p_results
 from recipes.pages import replaced
 from recipes.penn_treebank import study_page, summary_page
 from recipes.squad import results
@@ -29,6 +30,7 @@ PAGES = [
     (summary_page, summary_page.FRONT_PAGE),
     (summary_page, summary_page.RECIPE),
     (results, results.FOLDER / "README.md"),
+    (g2p_results, g2p_results.FOLDER / "README.md"),
 ]
 
 

@@ -102,8 +102,8 @@ class TestPaths:
         with pytest.raises(ValueError, match="`dense` of a method in a checkpoint must be None, .* got '/etc/passwd'"):
             load_model(written(content, tmp_path))
 
-    def test_as_an_objective(self, content: dict[str, Any], tmp_path: Path) -> None:
-        content["hyper_parameters"]["objective"] = {"class": "Budget", "density": 0.5, "/tmp/x\x1b[2J": 1}
+    def test_no_name_of_an_argument_reaches_a_terminal(self, content: dict[str, Any], tmp_path: Path) -> None:
+        content["hyper_parameters"]["method"]["objective"] = {"class": "Budget", "density": 0.5, "/tmp/x\x1b[2J": 1}
         with pytest.raises(ValueError, match="Budget has no argument") as caught:
             load_model(written(content, tmp_path))
         assert "\x1b" not in str(caught.value)

@@ -43,9 +43,7 @@ def test_shrunken_network_gives_the_outputs_of_the_gated_one(name, kind, request
         values = torch.ones(axis.size) if kind == "hard" else 0.2 + 0.8 * torch.rand(axis.size, generator=generator)
         gates[axis.name] = values * (ranks < kept)
 
-    small = shrink(
-        network, gates, example_inputs=inputs, units=units
-    )  # it compares the outputs of both networks itself
+    small = shrink(network, gates, example_inputs=inputs, units=units)  # which compares the outputs of both
 
     assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in network.parameters())
 

@@ -140,9 +140,9 @@ def _take_state(call: Call, state: Tensor, number: int | None, units: Tensor) ->
     row = (lambda labels: labels) if number is None else (lambda labels: labels[number])
     if shadow.places is not None:
         places = row(shadow.places)
-        whole = torch.full((call.tracer.example_sizes[shadow.source],), OUTSIDE)
+        whole = torch.full(call.tracer.example_shapes[shadow.source], OUTSIDE)
         labels = call.tracer.run.input_states.setdefault(shadow.source, whole)
-        labels[places.reshape(-1)] = units.expand(places.shape).reshape(-1)
+        labels.view(-1)[places.reshape(-1)] = units.expand(places.shape).reshape(-1)
         return
     call.meet(state, units.expand(*state.shape[:-1], -1))
     call.atoms.unite(row(call.labels(state)), units, f"{call.why} starts from a state that has to stay")

@@ -46,7 +46,7 @@ class Tracer(TorchFunctionMode):
         self.network = network
         self.modules: list[str] = []
         self.running: list[nn.Module] = []
-        self.example_sizes: dict[int, int] = {}  # elements of each example tensor
+        self.example_shapes: dict[int, torch.Size] = {}  # of each example tensor
         self._shadows: dict[int, tuple[weakref.ref[Tensor], Shadow]] = {}
         self._by_storage: dict[
             int, list[weakref.ref[Tensor]]
@@ -477,7 +477,7 @@ def run_traced(
             outside = torch.full((), OUTSIDE).expand(tensor.shape)
             places = torch.arange(tensor.numel()).reshape(tensor.shape)
             tracer.set_shadow(tensor, Shadow((outside,), places=places, source=number))
-            tracer.example_sizes[number] = tensor.numel()
+            tracer.example_shapes[number] = tensor.shape
     with torch.no_grad(), naming_modules(tracer, network), tracer, Watch():
         output = network(*args, **kwargs)
     for number, tensor in enumerate(tensors_in(output)):
