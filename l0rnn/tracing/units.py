@@ -273,6 +273,8 @@ def cut_elements(tensor: Tensor, units: Tensor, keep: Tensor) -> Any:
         A tensor with a smaller last dimension; or, where its rows keep different numbers of units, a tuple of them, as
         `RaggedRNN` takes and returns states.
     """
+    if units.numel() == tensor.numel():  # those of an example input are noted one after the other
+        units = units.reshape(tensor.shape)
     for dimension in range(min(units.dim(), tensor.dim()) - 1):
         if units.size(dimension) != tensor.size(dimension):  # of a batch, all of which is alike
             units = units.narrow(dimension, 0, 1)
