@@ -26,7 +26,7 @@ def build(network: nn.Module, units: Units, gates: Tensor, keep: Tensor) -> nn.M
     memo: dict[int, Any] = {
         id(tensor): tensor.detach().clone()  # such as a state from the last step, which has a graph and no copy
         for module in network.modules()
-        for tensor in tensors_in(list(vars(module).values()))
+        for tensor in tensors_in([value for name, value in vars(module).items() if name != "_folded"])  # not copied
         if not tensor.is_leaf
     }
     for weight in units.weights.values():
