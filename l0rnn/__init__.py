@@ -12,9 +12,9 @@ from l0rnn.gates.recurrence import GatedGRU, GatedLSTM, GatedRNN
 from l0rnn.methods import Dense, L0Gates, Method
 from l0rnn.recurrent.ragged_rnn import RaggedRNN
 from l0rnn.surgery.shrink import shrink
-from l0rnn.version import __version__ as __version__
 from l0rnn.tracing import explain
 from l0rnn.training.pruner import Pruner
+from l0rnn.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from l0rnn.models import L0GatedGRU, L0GatedLSTM

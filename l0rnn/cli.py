@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from l0rnn.foreign_text import printable
 from l0rnn.version import __version__
 
 DESCRIPTION = """\
@@ -60,7 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options.run(options)
     except (ValueError, OSError, RuntimeError, ImportError) as error:
-        print(f"l0rnn {options.command}: {' '.join(str(error).split())}", file=sys.stderr)
+        # what is wrong with a file may be told in its own words, which a terminal must not obey
+        print(f"l0rnn {options.command}: {printable(error, 2000)}", file=sys.stderr)
         return 2
     return 0
 

@@ -34,3 +34,11 @@ def small_treebank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (folder / f"ptb.{split}.txt").write_bytes(text.encode())
         monkeypatch.setitem(corpus._PUBLISHED_MD5, split, hashlib.md5(text.encode()).hexdigest())
     return folder
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is marked ``many``, unless it is asked for by name."""
+    if "many" not in config.option.markexpr:
+        left_out = [item for item in items if item.get_closest_marker("many")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("many")]

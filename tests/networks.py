@@ -45,7 +45,6 @@ class WordTagger(nn.Module):
         return self.decoder(self.norm(output)), state
 
 
-
 class StateClassifier(nn.Module):
     """Reads the last hidden state of an encoder of raw features, not its output."""
 
@@ -62,7 +61,6 @@ class StateClassifier(nn.Module):
         return self.classifier(last)
 
 
-
 class TiedLanguageModel(nn.Module):
     """Embedding and decoder share their weight."""
 
@@ -76,7 +74,6 @@ class TiedLanguageModel(nn.Module):
     def forward(self, words: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         output, state = self.encoder(self.embedding(words), state)
         return self.decoder(output), state
-
 
 
 class TwoReaders(nn.Module):
@@ -96,7 +93,6 @@ class TwoReaders(nn.Module):
         left, right = self.left(vectors)[0], self.right(vectors)[0]
         joined = torch.relu(self.join(torch.cat((left, right, left * left), -1)))
         return self.decoder(self.top(joined)[0])
-
 
 
 def skip_without_bfloat16(cell: str = "LSTM", device: str = "cpu") -> None:

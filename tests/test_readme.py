@@ -76,8 +76,23 @@ def run(code: str) -> str:
 
 
 class TestExamples:
-    def test_the_first_example_is_the_script(self) -> None:
-        assert blocks(README, "python")[0] == (ROOT / "docs" / "example.py").read_text(encoding="utf-8")
+    def test_the_six_lines(self) -> None:
+        before = """
+import torch
+from torch import nn
+network = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 2))
+example_inputs, task = torch.randn(8, 4), nn.functional.mse_loss
+data = [(torch.randn(8, 4), torch.randn(8, 2)) for _ in range(50)]
+optimizer = torch.optim.Adam(network.parameters())
+"""
+        printed = run(before + blocks(README, "python")[0] + "\nprint(small)")
+        widths = re.search(r"Linear\(in_features=4, out_features=(\d+)", printed)
+        assert widths is not None, printed
+        assert 0 < int(widths[1]) < 16
+
+    def test_the_code_comes_early(self) -> None:
+        before = prose(README)[: README.read_text(encoding="utf-8").index("```python")]
+        assert len(re.sub(r"\|.*\||!?\[.*?\]\(.*?\)", "", before.split("```")[0]).split()) < 150
 
     @pytest.mark.slow
     def test_the_script_shrinks_and_says_how_equal(self) -> None:
@@ -103,13 +118,22 @@ class TestExamples:
         assert widths is not None, printed
         assert 0 < int(widths[1]) < 16
 
+    def test_a_rule_of_ones_own(self) -> None:
+        after = """
+from l0rnn.tracing import trace
+network = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Sigmoid(), torch.nn.Linear(8, 2))
+network[1].forward = torch.logit
+print(list(trace(network, torch.rand(5, 3)).axes))
+"""
+        assert run(blocks(ROOT / "docs" / "architecture.md", "python")[1] + after).strip() == "['0']"
+
     def test_the_small_network_for_phonemes(self) -> None:
         assert run(blocks(ROOT / "recipes" / "g2p" / "README.md", "python")[0]).startswith("['AE")
 
     def test_every_example_is_one_of_those(self) -> None:
         counts = {page.relative_to(ROOT).as_posix(): len(blocks(page, "python")) for page in PAGES}
         own = {name: count for name, count in counts.items() if count and not name.startswith("recipes/")}
-        assert own == {"README.md": 2, "docs/architecture.md": 1}
+        assert own == {"README.md": 2, "docs/architecture.md": 2}
 
 
 class TestLinks:
@@ -148,5 +172,5 @@ class TestLists:
         assert named <= targets
 
     def test_the_places_of_the_demo_are_there(self) -> None:
-        text = README.read_text(encoding="utf-8")
-        assert text.index("<!-- demo table -->") < text.index("<!-- /demo table -->") < text.index("docs/demo.png")
+        text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+        assert text.index("<!-- demo table -->") < text.index("<!-- /demo table -->") < text.index("demo.png")

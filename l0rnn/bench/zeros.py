@@ -24,7 +24,7 @@ def forms_with_zeros(
         network: plain torch layers and `RaggedRNN`, on the CPU; every matrix gets zeros, embeddings do not.
         density: fraction of the weights, or of the blocks, that is not 0.
         block: rows and columns of a block of BSR.
-        example_inputs: arguments of the network's forward; a tuple, or the only argument.
+        example_inputs: arguments of the network's forward, as `l0rnn.explain` takes them.
         seed: of the places.
 
     Returns:

@@ -14,6 +14,7 @@ import yaml
 
 from l0rnn.cost.cost import Cost, cost, masked_cost
 from l0rnn.export import save_dense
+from l0rnn.recurrent.nested import moved_to
 from l0rnn.surgery.shrink import operate
 from l0rnn.tracing.trace import trace
 from l0rnn.training.callbacks import Paused, PauseOnSignal, WriteProgress
@@ -102,8 +103,11 @@ def write_result(
     surgery = operate(model.eval())
     save_dense(surgery.network, folder / MODEL, overwrite=True)
     masks = model.method.masks()
-    units = trace(surgery.network, model.example_input_array)
+    device = next(surgery.network.parameters()).device
+    units = trace(surgery.network, moved_to(model.example_input_array, device))
     kept = masked_cost(units, masks) if masks else cost(units)
+    # a dense module without example inputs is not traced before its training
+    density = kept.multiply_adds / whole.multiply_adds if whole.multiply_adds else 1.0
     result = {
         "quality": figures[quality],
         "final": figures[final],
@@ -111,7 +115,7 @@ def write_result(
         "parameters": kept.parameters,
         "parameters_without_embedding": kept.parameters_without_embedding,
         "multiply_adds": kept.multiply_adds,
-        "density": kept.multiply_adds / whole.multiply_adds,
+        "density": density,
         "widths": {axis: kept_units for axis, (kept_units, _) in surgery.widths.items()},
         "block": block_of(model.method) if masks else None,
         "has_zeros": bool(masks),

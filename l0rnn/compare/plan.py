@@ -231,8 +231,9 @@ def _looked_up(name: str, what: str, results: Mapping[str, Mapping[str, Any]]) -
         raise ValueError(f"the run {name!r} has no result to refer to")
     if what == "model":
         return result["model"]
-    if what not in result["widths"]:
+    axis = next((axis for axis in what.split("|") if axis in result["widths"]), None)
+    if axis is None:
         raise ValueError(
             f"`${{{name}:{what}}}` must name `model` or an axis of {name!r}: {', '.join(result['widths'])}"
         )
-    return result["widths"][what]
+    return result["widths"][axis]

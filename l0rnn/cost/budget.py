@@ -109,6 +109,11 @@ class Budget(Objective):
                     f"{minimum[kind]:,} (density {minimum[kind] / dense[kind]:.4f})"
                 )
 
+    def start_afresh_(self) -> None:
+        """Back to a price of 0, and to the dense cost as target."""
+        self.price.zero_()
+        self.target.fill_(1)
+
     def limits(self, dense: Cost) -> dict[str, float]:
         """Attribute of `Cost` → its budget."""
         whole = self.multiply_adds if self.density is None else self.density * dense.multiply_adds

@@ -68,10 +68,11 @@ class CostOf:
         self._places = {axis: place for place, axis in enumerate(units.axes)}
         self._sizes = [axis.size for axis in units.axes.values()]
         count = len(units.axes)
-        self._constant = torch.zeros(len(KINDS), dtype=torch.float64)
-        self._linear = torch.zeros(len(KINDS), count, dtype=torch.float64)
-        self._spread = torch.zeros(len(KINDS), count, dtype=torch.float64)
-        self._quadratic = torch.zeros(len(KINDS), count, count, dtype=torch.float64)
+        exact: dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}  # not every device has float64
+        self._constant = torch.zeros(len(KINDS), **exact)
+        self._linear = torch.zeros(len(KINDS), count, **exact)
+        self._spread = torch.zeros(len(KINDS), count, **exact)
+        self._quadratic = torch.zeros(len(KINDS), count, count, **exact)
         for weight in units.weights.values():
             if weight.is_parameter:
                 kinds = [0, 1] if weight.is_lookup and not weight.is_matrix else [0]
@@ -133,14 +134,13 @@ class CostOf:
         Raises:
             ValueError: if an axis is unknown or a vector has another size than its axis.
         """
-        counts = torch.tensor(self._sizes, dtype=torch.float64)
+        counts = torch.tensor(self._sizes, dtype=torch.float64, device="cpu")
         for name, units in (keep or {}).items():
             if name not in self._places:
                 raise ValueError(f"`keep` names {name!r}, which is none of the axes {', '.join(self._places)}")
             if units.shape != (self._sizes[self._places[name]],):
-                raise ValueError(
-                    f"`keep` must have shape ({self._sizes[self._places[name]]},) for {name!r}, got {tuple(units.shape)}"
-                )
+                size = self._sizes[self._places[name]]
+                raise ValueError(f"`keep` must have shape ({size},) for {name!r}, got {tuple(units.shape)}")
             counts[self._places[name]] = int((units > 0).sum())
         quadratic, linear, constant = (part.double().cpu() for part in (self._quadratic, self._linear, self._constant))
         totals = (((quadratic * counts).sum(-1) + linear) * counts).sum(-1) + constant

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,18 @@ class Objective(nn.Module, ABC):
             dense: cost of the whole network.
             progress: fraction of the training steps done, in [0, 1].
         """
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        try:
+            return super()._apply(fn, recurse)
+        except TypeError:  # a device that does not know float64, such as Apple's; float32 will do for a price there
+            for name, buffer in self.named_buffers(recurse=False):
+                if buffer.dtype == torch.float64:
+                    self._buffers[name] = buffer.float()
+            return super()._apply(fn, recurse)
+
+    def start_afresh_(self) -> None:
+        """Forget the price that a training before has come to; nothing by default."""
 
     def limits(self, dense: Cost) -> dict[str, float]:
         """Attribute of `Cost` → most that it may be in the end; empty where nothing is promised."""
@@ -83,6 +96,10 @@ class Penalty(Objective):
 
     def check(self, minimum: Cost, dense: Cost) -> None:
         """A price can always be paid."""
+
+    def start_afresh_(self) -> None:
+        """Back to a price of 0."""
+        self.price.zero_()
 
     def term(self, expected: Cost, dense: Cost) -> Tensor:
         """``price * E[cost] / dense cost``."""

@@ -6,6 +6,7 @@ from l0rnn.export.int8 import Int8Report, export_int8
 from l0rnn.export.measure import perplexity, text_columns
 from l0rnn.export.native import load_dense, save_dense
 from l0rnn.export.onnx_file import export_onnx
+from l0rnn.export.onnx_run import OnnxNetwork
 from l0rnn.export.open_streamer import open_streamer
 from l0rnn.export.program import export_program
 from l0rnn.export.streaming import Streamer, TorchStreamer
@@ -15,6 +16,7 @@ from l0rnn.export.vocabulary import checked_vocabulary, read_vocabulary
 
 __all__ = [
     "Int8Report",
+    "OnnxNetwork",
     "Streamer",
     "TorchStreamer",
     "checked_vocabulary",

@@ -11,9 +11,10 @@ from typing import Any
 
 from torch import nn
 
-from l0rnn.export.describe import describe_layers, layer_widths, tied_parameters
+from l0rnn.export.describe import describe_layers, layer_widths, own_numbers, tied_parameters
 from l0rnn.export.directory import CONFIG
-from l0rnn.export.untrusted_json import read_json, shown
+from l0rnn.export.untrusted_json import read_json
+from l0rnn.foreign_text import shown
 from l0rnn.version import __version__
 
 FORMAT = 1
@@ -29,6 +30,7 @@ class Config:
         layers: layer → type and constructor arguments.
         tied: shared parameter → the name under which it is saved.
         widths: units of every layer and direction, for the reader; must agree with ``layers``.
+        numbers: whole numbers that modules of the user's remember, such as ``encoder.hidden_size``.
         has_vocabulary: whether there is a ``vocabulary.json``.
         figures: measured figures, such as ``{"valid perplexity": 120.5}``.
         version: the version of l0rnn that wrote it.
@@ -38,6 +40,7 @@ class Config:
     layers: dict[str, dict[str, Any]]
     tied: dict[str, str] = field(default_factory=dict)
     widths: dict[str, int] = field(default_factory=dict)
+    numbers: dict[str, int] = field(default_factory=dict)
     has_vocabulary: bool = False
     figures: dict[str, Any] = field(default_factory=dict)
     version: str = ""
@@ -59,6 +62,7 @@ def config_of(network: nn.Module, *, has_vocabulary: bool = False, figures: Figu
         layers=describe_layers(network),
         tied=tied_parameters(network),
         widths=layer_widths(network),
+        numbers=own_numbers(network),
         has_vocabulary=has_vocabulary,
         figures=checked_figures(figures),
         version=__version__,
@@ -87,6 +91,7 @@ def write_config(config: Config, directory: Path) -> None:
         "widths": config.widths,
         "layers": config.layers,
         "tied": config.tied,
+        "numbers": config.numbers,
         "vocabulary": config.has_vocabulary,
         "figures": config.figures,
     }
@@ -107,7 +112,9 @@ def read_config(directory: str | Path) -> Config:
         ValueError: if it is not the config of a native model that this version reads.
     """
     content = read_header(directory, "native")
-    kinds = {"network": str, "layers": dict, "tied": dict, "widths": dict, "vocabulary": bool, "figures": dict}
+    content.setdefault("numbers", {})  # which files of earlier versions lack
+    dicts = dict.fromkeys(("layers", "tied", "widths", "numbers", "figures"), dict)
+    kinds: dict[str, type] = {"network": str, "vocabulary": bool, **dicts}
     for key, kind in kinds.items():
         if not isinstance(content.get(key), kind):
             raise ValueError(f"{CONFIG} must have {key!r} as a {kind.__name__}, got {shown(content.get(key))}")
@@ -121,6 +128,7 @@ def read_config(directory: str | Path) -> Config:
         layers=content["layers"],
         tied=content["tied"],
         widths=content["widths"],
+        numbers=content["numbers"],
         has_vocabulary=content["vocabulary"],
         figures=checked_figures(content["figures"]),
         version=str(content.get("l0rnn", ""))[:40],

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
-from l0rnn.recurrent.names import RECURRENT, recurrent_sizes
 from l0rnn.gates.gates import Gates
+from l0rnn.recurrent.names import RECURRENT, recurrent_sizes
 from l0rnn.recurrent.ragged_rnn import RaggedRNN
 from l0rnn.surgery.shrink import is_prunable
 
@@ -23,11 +24,14 @@ ARGUMENTS: dict[type[nn.Module], tuple[str, ...]] = {
     nn.Linear: ("in_features", "out_features", "bias"),
     nn.Embedding: ("num_embeddings", "embedding_dim", "padding_idx"),
     nn.LayerNorm: ("normalized_shape", "eps", "elementwise_affine", "bias"),
+    nn.RMSNorm: ("normalized_shape", "eps", "elementwise_affine"),
     nn.Dropout: ("p",),
 }
 LAYERS = {layer.__name__: layer for layer in ARGUMENTS}
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "float16": torch.float16, "bfloat16": torch.bfloat16}
+BUFFER_DTYPES = {"int64": torch.int64, "int32": torch.int32, "uint8": torch.uint8, "bool": torch.bool}
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_BUFFER_NAMES = {dtype: name for name, dtype in BUFFER_DTYPES.items()}
 
 
 def refuse_gates(network: nn.Module) -> None:
@@ -53,48 +57,95 @@ def refuse_gates(network: nn.Module) -> None:
 
 
 def describe_layers(network: nn.Module) -> dict[str, dict[str, Any]]:
-    """Layer name → type, constructor arguments and dtype.
+    """Layer name → type, constructor arguments and dtype, for the layers that are built anew from a file.
+
+    Other modules, such as convolutions and modules of the user's, stay those of the instance that is loaded into; see
+    `other_tensors`.
 
     Raises:
-        ValueError: if the network has gates, or layers that cannot be described so; it names them.
+        ValueError: if the network has gates, or is a single layer, or one of these layers has hooks.
 
     Example:
-        >>> describe_layers(nn.Sequential(nn.Linear(2, 3)))
+        >>> describe_layers(nn.Sequential(nn.Linear(2, 3), nn.Conv1d(3, 3, 1)))
         {'0': {'type': 'Linear', 'in_features': 2, 'out_features': 3, 'bias': True, 'dtype': 'float32'}}
     """
     refuse_gates(network)
     layers: dict[str, dict[str, Any]] = {}
-    described: set[str] = set()
-    others: dict[str, str] = {}
     for name, module in outer_modules(network, tuple(ARGUMENTS)):
+        if type(module) not in ARGUMENTS:
+            continue
         if _has_hooks(module):
-            others[name] = f"a {type(module).__name__} with hooks"
-        elif type(module) in ARGUMENTS:
-            layers[name] = _describe(name, module)
-            described |= {f"{name}.{kind}" for kind, _ in module.named_parameters()}
+            raise ValueError(
+                f"`network` has a layer that the format cannot hold: {name or 'the network itself'} (a "
+                f"{type(module).__name__} with hooks); call what they do in the network's forward"
+            )
+        if _is_plain(module):
+            layers[name] = _describe(module)
     if "" in layers:
         raise ValueError("`network` must hold its layers as submodules; wrap the single layer in a module")
-    tensors = {name for name, _ in (*network.named_parameters(remove_duplicate=False), *network.named_buffers())}
-    for name in sorted(tensors - described):
-        owner = name.rpartition(".")[0]
-        others.setdefault(owner, f"a {type(network.get_submodule(owner)).__name__}")
-    if others:
-        named = ", ".join(f"{name or 'the network itself'} ({what})" for name, what in list(others.items())[:5])
-        raise ValueError(f"`network` has layers that the format cannot hold: {named}; it holds {', '.join(LAYERS)}")
     return layers
 
 
-def _describe(name: str, module: nn.Module) -> dict[str, Any]:
-    if getattr(module, "max_norm", None) is not None:
-        raise ValueError(f"`network` has a layer that the format cannot hold: {name}, an Embedding with max_norm")
-    arguments = {argument: _plain(argument, getattr(module, argument)) for argument in ARGUMENTS[type(module)]}
+def other_tensors(network: nn.Module, layers: Iterable[str]) -> dict[str, Tensor]:
+    """Parameters and buffers that are in none of the described layers, shared ones under their first name.
+
+    Raises:
+        ValueError: if one has a dtype that the format cannot hold.
+
+    Example:
+        >>> network = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3, affine=False))
+        >>> list(other_tensors(network, ["0"]))
+        ['1.running_mean', '1.running_var', '1.num_batches_tracked']
+    """
+    prefixes = tuple(f"{layer}." for layer in layers)
+    tensors = {
+        name: tensor
+        for name, tensor in (*network.named_parameters(), *network.named_buffers())
+        if not name.startswith(prefixes)
+    }
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _NAMES and (isinstance(tensor, nn.Parameter) or tensor.dtype not in _BUFFER_NAMES):
+            raise ValueError(
+                f"`network` must have weights of a dtype out of {', '.join(DTYPES)}, but {name} has {tensor.dtype}"
+            )
+    return tensors
+
+
+def own_numbers(network: nn.Module) -> dict[str, int]:
+    """Whole numbers that modules of the user's remember, by their names: some of them follow the widths.
+
+    Example:
+        >>> class Head(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.units, self.linear = 3, nn.Linear(2, 3)
+        >>> own_numbers(nn.Sequential(Head()))
+        {'0.units': 3}
+    """
+    return {
+        f"{name}.{attribute}" if name else attribute: value
+        for name, module in network.named_modules()
+        if not type(module).__module__.startswith("torch.nn.") and not isinstance(module, RaggedRNN)
+        for attribute, value in vars(module).items()
+        if type(value) is int and not attribute.startswith("_")
+    }
+
+
+def weight_lengths(module: nn.Module) -> set[int]:
+    """Lengths of all dimensions of all weights within a module."""
+    return {size for parameter in module.parameters() for size in parameter.shape}
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether its constructor arguments and one dtype say all about a layer."""
     dtypes = {parameter.dtype for parameter in module.parameters()}
-    if not dtypes:
-        return {"type": type(module).__name__, **arguments}
-    if len(dtypes) > 1 or not dtypes <= _NAMES.keys():
-        found = ", ".join(sorted(str(dtype) for dtype in dtypes))
-        raise ValueError(f"`network` must have layers of one dtype each out of {', '.join(DTYPES)}; {name} has {found}")
-    return {"type": type(module).__name__, **arguments, "dtype": _NAMES[dtypes.pop()]}
+    return getattr(module, "max_norm", None) is None and len(dtypes) < 2 and dtypes <= _NAMES.keys()
+
+
+def _describe(module: nn.Module) -> dict[str, Any]:
+    arguments = {argument: _plain(argument, getattr(module, argument)) for argument in ARGUMENTS[type(module)]}
+    dtypes = [_NAMES[parameter.dtype] for parameter in module.parameters()][:1]
+    return {"type": type(module).__name__, **arguments, **dict.fromkeys(["dtype"] * len(dtypes), *dtypes)}
 
 
 def _plain(argument: str, value: Any) -> Any:
@@ -131,7 +182,7 @@ def vocabulary_size(network: nn.Module) -> int | None:
 
 
 def layer_widths(network: nn.Module) -> dict[str, int]:
-    """Units of every embedding, linear layer, and layer and direction of a recurrent stack.
+    """Units of every embedding, linear layer, convolution, cell, and layer and direction of a recurrent stack.
 
     Example:
         >>> layer_widths(nn.Sequential(nn.GRU(4, 3, bidirectional=True)))
@@ -149,6 +200,10 @@ def layer_widths(network: nn.Module) -> dict[str, int]:
             widths[name] = module.embedding_dim
         elif isinstance(module, nn.Linear):
             widths[name] = module.out_features
+        elif isinstance(module, nn.RNNCellBase):
+            widths[name] = module.hidden_size
+        elif isinstance(module, _ConvNd):
+            widths[name] = module.out_channels
     return widths
 
 

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import glob
+import hashlib
+import os
+import platform
+import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +21,8 @@ CONFIG, WEIGHTS, VOCABULARY, CARD = "config.json", "model.safetensors", "vocabul
 TORCH_FILE, TORCH_WEIGHTS = "model.py", "weights.pt"
 ONNX = "model.onnx"
 PROGRAM, COMPILED, EXECUTORCH = "program.pt2", "compiled.pt2", "model.pte"
+_KINDS = ("partial", "former")
+_A_DAY = 24 * 3600
 _CACHE = "__pycache__"  # Python writes it when a model.py is imported
 WRITTEN = {CONFIG, WEIGHTS, VOCABULARY, CARD, TORCH_FILE, TORCH_WEIGHTS, ONNX, PROGRAM, COMPILED, EXECUTORCH, _CACHE}
 
@@ -42,8 +50,10 @@ def written_aside(directory: str | Path, *, overwrite: bool) -> Iterator[Path]:
     place = Path(directory).resolve()
     _check_place(place, overwrite)
     ground = next(parent for parent in place.parents if parent.exists())  # so that moving is renaming
-    token = secrets.token_hex(4)
-    aside, former = (ground / f".{place.name}.{token}.{kind}" for kind in ("partial", "former"))
+    _clear_away(ground, place)
+    _check_place(place, overwrite)  # again, where a former export was put back
+    token = f"{_machine()}-{os.getpid()}-{secrets.token_hex(4)}"
+    aside, former = (ground / f".{place.name}.{token}.{kind}" for kind in _KINDS)
     aside.mkdir()
     try:
         yield aside
@@ -56,6 +66,45 @@ def written_aside(directory: str | Path, *, overwrite: bool) -> Iterator[Path]:
             former.rename(place)
         shutil.rmtree(aside, ignore_errors=True)
         shutil.rmtree(former, ignore_errors=True)
+
+
+def _clear_away(ground: Path, place: Path) -> None:
+    """Remove what exports to this place left when they were killed, and put back what one had just moved away."""
+    for kind in reversed(_KINDS):
+        for left in ground.glob(f".{glob.escape(place.name)}.*.{kind}"):
+            if not _is_left(left):
+                continue
+            if kind == "former" and not place.exists():  # killed between the two renamings
+                left.rename(place)
+            else:
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def _is_left(path: Path) -> bool:
+    """Whether nobody writes to a folder any more: its process has ended, or it has not changed for a day."""
+    found = re.fullmatch(r".*\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.(partial|former)", path.name)
+    if found is None or not path.is_dir() or path.is_symlink():
+        return False
+    if found[1] == _machine() and not _is_running(int(found[2])):
+        return True
+    return time.time() - path.stat().st_mtime > _A_DAY
+
+
+def _machine() -> str:
+    """This machine among those that may share a disk, in 8 characters."""
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+
+
+def _is_running(process: int) -> bool:
+    if os.name != "posix":  # elsewhere to ask is to kill
+        return True
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _check_place(place: Path, overwrite: bool) -> None:

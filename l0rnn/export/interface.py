@@ -15,14 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from l0rnn.recurrent.names import RECURRENT, recurrent_sizes
 from l0rnn.export.describe import DTYPES, outer_modules, vocabulary_size
-from l0rnn.export.untrusted_json import shown
+from l0rnn.foreign_text import shown
 from l0rnn.language.language_model import LanguageModel
+from l0rnn.recurrent.names import RECURRENT, recurrent_sizes
 from l0rnn.recurrent.ragged_rnn import RaggedRNN
 
 State = tuple[Tensor, ...]
-_MOST_UNITS = 10**8  # in a tensor of the state of one sequence
+_MOST_UNITS = 10**8  # in the state of one sequence
 _DTYPES = {"int64": torch.int64, **DTYPES}
 
 
@@ -114,6 +114,8 @@ class Interface:
             )
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise ValueError(f"config.json does not describe input, output and states: {shown(error)}") from error
+        if sum(math.prod(size or 1 for size in state.shape) for state in states) > _MOST_UNITS:
+            raise ValueError(f"config.json must give states of at most {_MOST_UNITS:,} units in all for one sequence")
         if found.dtype not in _DTYPES or found.state_dtype not in DTYPES:
             raise ValueError(f"config.json must give input and states a dtype out of {', '.join(_DTYPES)}")
         return found

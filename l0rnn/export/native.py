@@ -9,21 +9,35 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from l0rnn.export.card import write_card
 from l0rnn.export.config import Config, Figures, config_of, read_config, write_config
-from l0rnn.export.describe import DTYPES, describe_layers, layer_widths, vocabulary_size
+from l0rnn.export.describe import (
+    BUFFER_DTYPES,
+    DTYPES,
+    describe_layers,
+    layer_widths,
+    other_tensors,
+    own_numbers,
+    vocabulary_size,
+    weight_lengths,
+)
 from l0rnn.export.directory import CONFIG, WEIGHTS, written_aside
 from l0rnn.export.rebuild import check_names_and_shapes, empty_layers
-from l0rnn.export.untrusted_json import shown
 from l0rnn.export.vocabulary import checked_vocabulary, read_vocabulary, write_vocabulary
 from l0rnn.extras import require
+from l0rnn.foreign_text import printable, shown
 from l0rnn.language.language_model import LanguageModel
 from l0rnn.recurrent.names import RECURRENT
 from l0rnn.recurrent.ragged_rnn import RaggedRNN
+from l0rnn.surgery.sizes import set_module_sizes_
 
 # the names that the header of a safetensors file has for dtypes
-_DTYPES = {"F32": "float32", "F64": "float64", "F16": "float16", "BF16": "bfloat16"}
+_DTYPES = {
+    **{"F32": "float32", "F64": "float64", "F16": "float16", "BF16": "bfloat16"},
+    **{"I64": "int64", "I32": "int32", "U8": "uint8", "BOOL": "bool"},
+}
 
 
 def save_dense(
@@ -39,7 +53,7 @@ def save_dense(
     The directory is written aside, loaded again and compared weight by weight, and only then moved to its place.
 
     Args:
-        network: made of plain torch layers and `RaggedRNN`; a `LanguageModel` loads without further help.
+        network: any network; a `LanguageModel` loads without further help, another into an instance of its class.
         directory: where to write; made if it does not exist.
         vocabulary: the words of a language model in the order of their ids.
         figures: what was measured, such as ``{"valid perplexity": 120.5}``, for config and model card.
@@ -49,8 +63,8 @@ def save_dense(
         The directory.
 
     Raises:
-        ValueError: if the network still has gates or layers that the format cannot hold, or vocabulary or figures are
-            not what they should be.
+        ValueError: if the network still has gates, a layer with hooks or weights of a dtype that the format cannot
+            hold, or vocabulary or figures are not what they should be.
         FileExistsError: if the directory is not empty and ``overwrite`` is False, or holds other files.
 
     Example:
@@ -62,11 +76,8 @@ def save_dense(
     to_bytes = require("safetensors.torch", "export").save
     words = None if vocabulary is None else checked_vocabulary(vocabulary, vocabulary_size(network))
     config = config_of(network, has_vocabulary=words is not None, figures=figures)
-    state = {
-        name: value.detach().cpu().contiguous()
-        for name, value in network.named_parameters(remove_duplicate=False)
-        if name not in config.tied
-    }
+    tensors = dict(network.named_parameters()) | other_tensors(network, config.layers)
+    state = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     with written_aside(directory, overwrite=overwrite) as aside:
         (aside / WEIGHTS).write_bytes(to_bytes(state, metadata={"format": "pt"}))
         write_config(config, aside)
@@ -82,8 +93,9 @@ def load_dense(directory: str | Path, network: nn.Module | None = None) -> nn.Mo
 
     Args:
         directory: where the model is.
-        network: for a network of one's own, an instance of its class of any size, which is copied and given the layers
-            of the file; None for a `LanguageModel`.
+        network: for a network of one's own, an instance of its class of any size. It is copied, and the copy gets the
+            sizes and weights of the file; numbers of its own that are widths, such as ``self.hidden_size``, follow.
+            None for a `LanguageModel`.
 
     Returns:
         The network, in evaluation mode.
@@ -108,12 +120,24 @@ def load_dense(directory: str | Path, network: nn.Module | None = None) -> nn.Mo
         with require("safetensors", "export").safe_open(path, framework="pt") as file:
             shapes = _header(file)
             layers = empty_layers(config, most=path.stat().st_size, tensors=len(shapes))
-            check_names_and_shapes(layers, shapes, config.tied)
-            loaded = _with_layers(_template(config, network), layers, config)
+            template = _template(config, network)
+            others = other_tensors(template, describe_layers(template))
+            check_names_and_shapes(layers, shapes, config.tied, others)
+            loaded = _with_layers(template, layers, config)
             weights = {name: file.get_tensor(name).clone() for name in shapes}
     except errors as error:
-        raise ValueError(f"{WEIGHTS} is not a whole safetensors file: {str(error)[:200]}") from error
-    _fill_(loaded, layers, weights, config.tied)
+        raise ValueError(f"{WEIGHTS} is not a whole safetensors file: {printable(error)}") from error
+    infinite = next((name for name, weight in weights.items() if not bool(weight.isfinite().all())), None)
+    if infinite is not None:
+        raise ValueError(
+            f"{WEIGHTS} holds {shown(infinite)} with NaN or infinite values, which no network gives an answer with; "
+            "the training had diverged, so shrink and save an earlier checkpoint"
+        )
+    lengths = {name: weight_lengths(module) for name, module in _template(config, network).named_modules()}
+    _fill_(loaded, layers, weights, config.tied, others)
+    if config.widths != layer_widths(loaded):
+        raise ValueError(f"{CONFIG} has 'widths' that are not those of its 'layers'")
+    _set_numbers_(loaded, config, lengths, path.stat().st_size)
     if config.has_vocabulary:
         read_vocabulary(directory, vocabulary_size(loaded))
     return loaded.eval()
@@ -136,7 +160,9 @@ def build_from(config: Config) -> nn.Module:
         for name, layer in layers.items()
         for kind, value in layer.named_parameters()
     }
-    _fill_(loaded, layers, weights, config.tied)
+    _fill_(loaded, layers, weights, config.tied, {})
+    if config.widths != layer_widths(loaded):
+        raise ValueError(f"{CONFIG} has 'widths' that are not those of its 'layers'")
     return loaded
 
 
@@ -173,8 +199,6 @@ def _with_layers(network: nn.Module, layers: dict[str, nn.Module], config: Confi
                 f"{CONFIG} has a {type(layer).__name__} for {name!r} that cannot replace the network's {was}"
             )
         network.set_submodule(name, layer)
-    if config.widths != layer_widths(network):
-        raise ValueError(f"{CONFIG} has 'widths' that are not those of its 'layers'")
     if is_general and network.decoder.out_features != network.embedding.num_embeddings:  # type: ignore[union-attr]
         raise ValueError(f"{CONFIG} must give embedding and decoder the same number of words")
     if is_general:  # layers that read one another agree in width
@@ -199,16 +223,56 @@ def _kind(layer: nn.Module, is_general: bool) -> tuple[Any, ...]:
     return (type(layer),)
 
 
-def _fill_(network: nn.Module, layers: dict[str, nn.Module], weights: dict[str, Tensor], tied: dict[str, str]) -> None:
+def _fill_(
+    network: nn.Module,
+    layers: dict[str, nn.Module],
+    weights: dict[str, Tensor],
+    tied: dict[str, str],
+    others: dict[str, Tensor],
+) -> None:
     for name, layer in layers.items():
         for kind in [kind for kind, _ in layer.named_parameters()]:
             if f"{name}.{kind}" not in tied:
                 _set_(layer, kind, nn.Parameter(weights[f"{name}.{kind}"]))
+    for name, value in others.items():
+        if name not in tied:
+            owner, _, kind = name.rpartition(".")
+            module = network.get_submodule(owner)
+            if isinstance(value, nn.Parameter):
+                module._parameters[kind] = nn.Parameter(weights[name], requires_grad=value.requires_grad)
+            else:
+                module._buffers[kind] = weights[name]
     for tied_name, original in tied.items():
         _set_(network, tied_name, network.get_parameter(original))
+    for name in {name.rpartition(".")[0].partition(".parametrizations")[0] for name in others}:
+        module = network.get_submodule(name)
+        set_module_sizes_(module)
+        if isinstance(module, _ConvNd) and tuple(module.weight.shape[2:]) != module.kernel_size:
+            raise ValueError(
+                f"{WEIGHTS} must have filters of {module.kernel_size} for {name!r}, as the network has, got "
+                f"{tuple(module.weight.shape[2:])}"
+            )
     for module in network.modules():
         if isinstance(module, nn.RNNBase):
             module._init_flat_weights()
+
+
+def _set_numbers_(network: nn.Module, config: Config, before: dict[str, set[int]], most: int) -> None:
+    """Let numbers of the user's follow, those that were widths of the instance."""
+    numbers = own_numbers(network)
+    for name, value in config.numbers.items():
+        owner, _, attribute = name.rpartition(".")
+        own = numbers.get(name)
+        if own == value and type(own) is type(value):
+            continue
+        if type(own) is not int or type(value) is not int or not 0 < value <= most:
+            raise ValueError(f"{CONFIG} has {shown(value)} for {shown(name)}, where `network` has {shown(own)}")
+        if own not in before[owner]:
+            raise ValueError(
+                f"{CONFIG} has {value} for {shown(name)}, which in `network` is {own} and no width of its weights; "
+                "give an instance that was made with the same"
+            )
+        setattr(network.get_submodule(owner), attribute, value)
 
 
 def _set_(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
@@ -217,11 +281,11 @@ def _set_(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
 
 
 def _check_round_trip(network: nn.Module, loaded: nn.Module) -> None:
-    found = dict(loaded.named_parameters(remove_duplicate=False))
-    for name, value in network.named_parameters(remove_duplicate=False):
-        bits = [tensor.detach().cpu().contiguous().view(torch.uint8) for tensor in (value, found[name])]
+    found = {**dict(loaded.named_parameters(remove_duplicate=False)), **dict(loaded.named_buffers())}
+    for name, value in (*network.named_parameters(remove_duplicate=False), *network.named_buffers()):
+        bits = [tensor.detach().cpu().contiguous().flatten().view(torch.uint8) for tensor in (value, found[name])]
         if not torch.equal(*bits):
             raise RuntimeError(f"the saved {name!r} differs from that of the network; is the disk full?")
 
 
-assert set(_DTYPES.values()) == set(DTYPES)
+assert set(_DTYPES.values()) == {*DTYPES, *BUFFER_DTYPES}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from l0rnn.export.check import TRACED, check_export, check_stream
 from l0rnn.export.config import Figures, checked_figures, write_header
 from l0rnn.export.directory import CARD, ONNX, written_aside
 from l0rnn.export.interface import FlatCall, Interface, inputs_like
+from l0rnn.export.onnx_any import ports_of, write_any_onnx
 from l0rnn.export.onnx_run import OLDEST_RUNTIME, OnnxStreamer
 from l0rnn.export.onnx_twin import onnx_twin
 from l0rnn.export.streaming import TorchStreamer
@@ -33,6 +34,10 @@ def export_onnx(
     directory: str | Path,
     *,
     example_input: Tensor | None = None,
+    example_inputs: Any = None,
+    dynamic_axes: Mapping[str, Mapping[int, str]] | None = None,
+    states: Mapping[str, str] | None = None,
+    other_inputs: Sequence[Any] = (),
     vocabulary: Sequence[str] | None = None,
     figures: Figures | None = None,
     opset: int = OPSET,
@@ -40,14 +45,28 @@ def export_onnx(
 ) -> Path:
     """Write a network as ONNX, and run it in ONNX Runtime against the network before it is moved to its place.
 
-    Compared are output and state at three unseen sizes, from zero and random states, and the sequence step by step.
+    A network that reads a sequence is exported as a stream, with batch and length open: a `LanguageModel`, a recurrent
+    layer, or with ``example_input`` any network called as ``network(input)`` or ``network(input, state)`` that returns
+    a tensor, or a tensor and a state. Compared are output and state at three unseen sizes, from zero and random states,
+    and the sequence step by step. `open_streamer` opens it.
+
+    Any other network is exported with ``example_inputs`` and ``dynamic_axes``: several inputs and outputs in any
+    nesting, images or features in front. Inputs have the names of the arguments, those of a nesting with the path
+    behind (``state_0``); outputs are ``output``, or ``output_0``, ``output_1`` and so on. Compared is the example, the
+    example at larger and smaller sizes of the open axes, and with ``states`` a second step. Where torch's exporter
+    cannot, its older one is used, and a warning, ``config.json`` and ``README.md`` say so. `OnnxNetwork` runs it.
 
     Args:
-        network: a `LanguageModel`, a recurrent layer, or any network called as ``network(input)`` or
-            ``network(input, state)`` that returns a tensor, or a tensor and a state; in float32.
+        network: in float32.
         directory: where to write ``model.onnx`` and ``config.json``, which names inputs, outputs and states.
-        example_input: for a network of one's own an input, `(time, batch, …)`, or `(batch, time, …)` if its recurrent
-            layers are ``batch_first``.
+        example_input: a sequence, `(time, batch, …)`, or `(batch, time, …)` if its recurrent layers are
+            ``batch_first``.
+        example_inputs: arguments of the network's forward, as `l0rnn.explain` takes them.
+        dynamic_axes: argument → {axis: name} of those whose size is open; all others have the size of the example. Axes
+            of one name have one size.
+        states: argument → the output that is its value for the next call, such as ``{"state": "output_1"}``; it is
+            named ``next_state``.
+        other_inputs: further inputs to compare on, where the example cannot be cut and repeated along its open axes.
         vocabulary: the words of a language model in the order of their ids.
         figures: what was measured, for ``config.json`` and ``README.md``.
         opset: version of the ONNX operators, 18 or newer.
@@ -59,19 +78,41 @@ def export_onnx(
     Raises:
         ValueError: if the network has gates or layers that ONNX cannot hold, or an argument is not what it should be,
             or torch, onnx or ONNX Runtime is too old.
-        RuntimeError: if torch cannot trace the network with batch and length open, or the export gives other outputs.
+        RuntimeError: if torch cannot trace the network with the axes open, or the export gives other outputs.
         FileExistsError: if the directory is not empty and ``overwrite`` is False, or holds other files.
         ModuleNotFoundError: if the extra ``onnx`` is not installed.
     """
     check_versions(opset)
+    known = checked_figures(figures)
+    if example_inputs is not None:
+        _refuse_beside(example_inputs=True, example_input=example_input, vocabulary=vocabulary)
+        ports = ports_of(network, example_inputs, dynamic_axes, states)
+        _check_size(ports.network)
+        with written_aside(directory, overwrite=overwrite) as aside:
+            write_any_onnx(ports, aside, other_inputs=other_inputs, figures=known, opset=opset)
+        return Path(directory)
+    _refuse_beside(dynamic_axes=dynamic_axes, states=states, other_inputs=other_inputs or None)
     reference = TorchStreamer(network, example_input)
     words = None if vocabulary is None else checked_vocabulary(vocabulary, reference.interface.words)
-    known = checked_figures(figures)
     with written_aside(directory, overwrite=overwrite) as aside:
         write_onnx(reference, aside / ONNX, opset=opset)
         write_onnx_config(aside, reference.interface, vocabulary=words, figures=known, export="onnx", opset=opset)
         check_onnx(reference, OnnxStreamer(aside), what="the ONNX file")
     return Path(directory)
+
+
+def _refuse_beside(*, example_inputs: bool = False, **given: Any) -> None:
+    """Refuse arguments that belong to the other way of exporting."""
+    for name, value in given.items():
+        if value is not None:
+            why = "must be left out with `example_inputs`" if example_inputs else "needs `example_inputs`"
+            raise ValueError(f"`{name}` {why}")
+
+
+def _check_size(network: nn.Module) -> None:
+    size = sum(parameter.nbytes for parameter in network.parameters())
+    if size > MOST_BYTES:
+        raise ValueError(f"`network` must have at most {MOST_BYTES:,} bytes to fit into one ONNX file, got {size:,}")
 
 
 def check_onnx(reference: TorchStreamer, exported: OnnxStreamer, *, what: str) -> float:
@@ -113,9 +154,7 @@ def write_onnx(reference: TorchStreamer, path: Path, *, opset: int, ties: bool =
         RuntimeError: if torch cannot trace it.
     """
     interface = reference.interface
-    size = sum(parameter.nbytes for parameter in reference.network.parameters())
-    if size > MOST_BYTES:
-        raise ValueError(f"`network` must have at most {MOST_BYTES:,} bytes to fit into one ONNX file, got {size:,}")
+    _check_size(reference.network)
     twin = FlatCall(onnx_twin(reference.network), reference.nesting).eval()
     if not ties:
         _untie_(twin)

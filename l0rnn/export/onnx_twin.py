@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from l0rnn.recurrent.names import RECURRENT, recurrent_parameter_name, recurrent_sizes
 from l0rnn.export.describe import outer_modules
+from l0rnn.recurrent.names import RECURRENT, recurrent_parameter_name, recurrent_sizes
 from l0rnn.recurrent.ragged_rnn import RaggedRNN
 
 # cell → where ONNX's gates are found among torch's: i o f c from i f g o, z r h from r z n
@@ -72,7 +72,14 @@ class OnnxStack(nn.Module):
         self.layers = nn.ModuleList(_OnnxLayer(recurrent, key) for key in recurrent_sizes(recurrent))
 
     def forward(self, input: Tensor, hx: Any = None) -> tuple[Tensor, Any]:
-        """As the layer's own; the input must be batched."""
+        """As the layer's own; a single sequence too, which torch's layers take without a batch."""
+        if input.dim() == 2 and not self.is_ragged:
+            state = None if hx is None else (hx,) if isinstance(hx, Tensor) else hx
+            parts = None if state is None else tuple(part.unsqueeze(1) for part in state)
+            one = parts[0] if parts is not None and not self.has_cell_state else parts
+            output, final = self(input.unsqueeze(0 if self.batch_first else 1), one)
+            alone = tuple(part.squeeze(1) for part in final) if self.has_cell_state else final.squeeze(1)
+            return output.squeeze(0 if self.batch_first else 1), alone
         data = input.transpose(0, 1) if self.batch_first else input
         finals = []
         for start in range(0, len(self.layers), self.directions):

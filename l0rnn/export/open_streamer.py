@@ -8,8 +8,8 @@ from l0rnn.export.config import read_config, read_header
 from l0rnn.export.native import load_dense
 from l0rnn.export.onnx_run import OnnxStreamer
 from l0rnn.export.streaming import Streamer, TorchStreamer
-from l0rnn.export.untrusted_json import shown
 from l0rnn.export.vocabulary import read_vocabulary
+from l0rnn.foreign_text import shown
 
 _RUN_ELSEWHERE = {
     "torch": "its model.py is Python that l0rnn does not run: import it yourself, and call load().step(token, state)",

@@ -7,12 +7,12 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from l0rnn.export.config import Config
-from l0rnn.export.describe import ARGUMENTS, DTYPES, LAYERS
+from l0rnn.export.describe import ARGUMENTS, BUFFER_DTYPES, DTYPES, LAYERS
 from l0rnn.export.directory import CONFIG, WEIGHTS
-from l0rnn.export.untrusted_json import shown
+from l0rnn.foreign_text import printable, shown
 from l0rnn.recurrent.ragged_rnn import CLASSES
 
 _NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
@@ -51,7 +51,7 @@ RULES: dict[str, Rule] = {
     "num_layers": (f"a number of layers up to {_MOST_LAYERS:,}", lambda value, most: _is_size(value, _MOST_LAYERS)),
     "proj_size": ("a whole number ≥ 0", lambda value, most: value == 0 and type(value) is int or _is_size(value, most)),
     "padding_idx": ("null or a word id", lambda value, most: value is None or type(value) is int),
-    "eps": ("a number in [0, 1]", lambda value, most: _is_number(value) and 0 <= value <= 1),
+    "eps": ("null or a number in [0, 1]", lambda value, most: value is None or _is_number(value) and 0 <= value <= 1),
     "mode": (f"one of {', '.join(CLASSES)}", lambda value, most: isinstance(value, str) and value in CLASSES),
     "nonlinearity": ("tanh or relu", lambda value, most: value in ("tanh", "relu")),
     "dtype": (f"one of {', '.join(DTYPES)}", lambda value, most: isinstance(value, str) and value in DTYPES),
@@ -129,11 +129,14 @@ def _empty_layer(name: str, settings: dict[str, Any], most: int) -> nn.Module:
             warnings.filterwarnings("ignore", message="dropout option adds dropout")
             return layer(**settings, **options)
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
-        raise ValueError(f"{CONFIG} describes no {kind} for {name!r}: {str(error)[:200]}") from error
+        raise ValueError(f"{CONFIG} describes no {kind} for {name!r}: {printable(error)}") from error
 
 
 def check_names_and_shapes(
-    layers: dict[str, nn.Module], found: dict[str, tuple[tuple[int, ...], str]], tied: dict[str, str]
+    layers: dict[str, nn.Module],
+    found: dict[str, tuple[tuple[int, ...], str]],
+    tied: dict[str, str],
+    others: dict[str, Tensor],
 ) -> None:
     """Compare what a file of weights holds with what the layers need.
 
@@ -141,6 +144,7 @@ def check_names_and_shapes(
         layers: name → layer of the config.
         found: tensor → shape and name of the dtype, as the file's header has them.
         tied: shared parameter → the name under which it is saved.
+        others: tensors of the instance that are in none of the layers; their sizes are those of the file.
 
     Raises:
         ValueError: if a tensor is missing, is one too many, or has another shape or dtype.
@@ -150,12 +154,19 @@ def check_names_and_shapes(
         for name, layer in layers.items()
         for parameter, value in layer.named_parameters()
     }
-    wrong = [f"{shown(name)} is missing" for name in needed if name not in found and name not in tied]
+    needed |= {name: found[tied.get(name, name)] for name in others if tied.get(name, name) in found}
+    wrong = [f"{shown(name)} is missing" for name in {**needed, **others} if name not in found and name not in tied]
     wrong += [f"{shown(name)} is not asked for" for name in found if name not in needed or name in tied]
     wrong += [
         f"{shown(name)} has shape {found[name][0]} and dtype {found[name][1]} instead of {shape} and {dtype}"
         for name, (shape, dtype) in needed.items()
         if name in found and found[name] != (shape, dtype)
+    ]
+    wrong += [
+        f"{shown(name)} has shape {needed[name][0]} and dtype {needed[name][1]}, the network's has "
+        f"{value.dim()} dimensions and {value.dtype}"
+        for name, value in others.items()
+        if name in needed and not _fits(needed[name], value)
     ]
     wrong += [
         f"{shown(copy)} cannot be tied to {shown(original)}"
@@ -165,3 +176,10 @@ def check_names_and_shapes(
     if wrong:
         more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise ValueError(f"{WEIGHTS} does not match {CONFIG}: {'; '.join(wrong[:3])}{more}")
+
+
+def _fits(found: tuple[tuple[int, ...], str], value: Tensor) -> bool:
+    """Whether a tensor of a file may stand in the place of an instance's: the same dimensions and kind of dtype."""
+    shape, dtype = found
+    kind = dtype in DTYPES if value.is_floating_point() else BUFFER_DTYPES.get(dtype) == value.dtype
+    return kind and len(shape) == value.dim() and 0 not in shape

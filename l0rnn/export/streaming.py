@@ -102,6 +102,11 @@ class TorchStreamer(Streamer):
                 f"`example_input` must be given for a {type(network).__name__}: a tensor `(time, batch, …)`, or "
                 "`(batch, time, …)` if its recurrent layers are batch_first"
             )
+        if not isinstance(example_input, Tensor):
+            raise ValueError(
+                f"`example_input` must be one tensor, got a {type(example_input).__name__}: an export has one input, "
+                "and a state; for a network with more, wrap it in a module that joins them"
+            )
         if example_input.dim() < 2 or not example_input.numel():
             raise ValueError(
                 f"`example_input` must have axes of time and batch, got shape {tuple(example_input.shape)}"

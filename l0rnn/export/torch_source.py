@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import nn
 
-from l0rnn.recurrent.names import RECURRENT
 from l0rnn.export.interface import Interface
 from l0rnn.language.language_model import LanguageModel
+from l0rnn.recurrent.names import RECURRENT
 from l0rnn.recurrent.ragged_rnn import RaggedRNN
 
 _HEAD = '''\

@@ -7,6 +7,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+from l0rnn.foreign_text import printable
+
 MOST_BYTES = 32 * 2**20
 
 
@@ -38,18 +40,7 @@ def read_json(path: Path) -> Any:
             object_pairs_hook=_without_repeats,
         )
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path.name} is not plain JSON: {str(error)[:200]}") from error
-
-
-def shown(value: Any) -> str:
-    r"""A value from a file as an error may show it: on one line and short.
-
-    Example:
-        >>> shown("a\nb" + 100 * "c")[:12]
-        "'a\\nbccccccc"
-    """
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+        raise ValueError(f"{path.name} is not plain JSON: {printable(error)}") from error
 
 
 def _refuse_constant(name: str) -> None:

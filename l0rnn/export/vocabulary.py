@@ -8,10 +8,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from l0rnn.export.directory import VOCABULARY
-from l0rnn.export.untrusted_json import read_json, shown
+from l0rnn.export.untrusted_json import read_json
+from l0rnn.foreign_text import shown
 
 END_OF_SENTENCE = "<eos>"
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # a terminal would obey them
+# a terminal would obey them, or turn the direction of all that follows
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def checked_vocabulary(words: Sequence[str], size: int | None = None) -> tuple[str, ...]:

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from l0rnn.gates.transforms import needs_plain_operations
+
 FEW = 1 / 16  # share of the columns up to which picking them out is faster than summing up all
 
 
@@ -28,6 +30,8 @@ def fold(weight: Tensor, gates: Tensor) -> Tensor:
         >>> weight.grad[0], gates.grad
         (tensor([0.2500, 0.5000]), tensor([2., 2.]))
     """
+    if needs_plain_operations():
+        return weight * gates
     return _Fold.apply(weight, gates)  # type: ignore[no-any-return]
 
 
@@ -43,6 +47,9 @@ def fold_into_one_block(weights: Sequence[Tensor], gates: Sequence[Tensor | None
     Returns:
         The folded weights, in the same order.
     """
+    if needs_plain_operations():
+        pairs = zip(weights, gates, strict=True)
+        return [weight if values is None else weight * values for weight, values in pairs]
     return list(_FoldIntoOneBlock.apply(len(weights), *weights, *gates))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -57,14 +57,18 @@ class Gates(nn.Module):
             raise ValueError(f"`open_probability` must be in [0, 1], got {open_probability}")
         self.units = units
         self.distribution = distribution or HardConcrete()
-        start = self.distribution.log_alpha(torch.tensor(float(open_probability), dtype=torch.float64))
-        self.log_alpha = nn.Parameter(torch.full((units,), start.item(), device=device, dtype=dtype))
+        start = self._start(open_probability)
+        self.log_alpha = nn.Parameter(torch.full((units,), start, device=device, dtype=dtype))
         self.register_buffer("frozen", torch.tensor(False, device=device))
         self.register_buffer("fixed", torch.zeros(units, device=device, dtype=dtype))
         self._is_frozen = False  # the buffer's value on the host, so that a forward pass never waits for the device
         self._value: Tensor | None = None
         self._drawn_in_training = False
         self.draws = 0  # which draw `value` is; what is computed from one draw is good for that draw alone
+
+    def _start(self, open_probability: float) -> float:
+        """The ``log_alpha`` of a P(gate ≠ 0), as a number, on the CPU whatever device torch makes tensors on."""
+        return self.distribution.log_alpha(torch.tensor(open_probability, dtype=torch.float64, device="cpu")).item()
 
     def draw(self) -> Tensor:
         """Draw the gates of one forward pass, keep them as `value`, and return them: `(unit,)`."""
@@ -78,11 +82,22 @@ class Gates(nn.Module):
         self.draws += 1
         return self._value
 
+    def forward(self, *inputs: object) -> object:
+        """What came in: an `nn.Sequential` that holds gates runs them as if they were its last layer."""
+        return inputs[0] if len(inputs) == 1 else inputs
+
     @property
     def value(self) -> Tensor:
-        """The gates last drawn, `(unit,)`; drawn now if there are none yet, or only ones of the other mode."""
-        is_stale = self._value is None or self._drawn_in_training != self.training
-        return self.draw() if is_stale else self._value  # type: ignore[return-value]
+        """The gates last drawn, `(unit,)`; drawn now if there are none yet, or only ones that do not serve.
+
+        Those of the other mode do not serve, nor do those drawn without gradients where gradients are wanted now.
+        """
+        value = self._value
+        if value is None or self._drawn_in_training != self.training:
+            return self.draw()
+        if not value.requires_grad and torch.is_grad_enabled() and not self._is_frozen and self.log_alpha.requires_grad:
+            return self.draw()
+        return value
 
     def forget(self) -> None:
         """Let go of the gates last drawn, so that the next to read `value` draws afresh."""
@@ -122,6 +137,16 @@ class Gates(nn.Module):
         self._is_frozen = True
         self.log_alpha.requires_grad_(False)
         self.log_alpha.grad = None  # a gradient of zeros would let an optimiser's momentum go on
+        self._value = None
+
+    @torch.no_grad()
+    def thaw_(self, open_probability: float) -> None:
+        """Let the gates learn again, from a P(gate ≠ 0)."""
+        self.log_alpha.fill_(self._start(open_probability))
+        self.fixed.zero_()
+        self.frozen.fill_(False)
+        self._is_frozen = False
+        self.log_alpha.requires_grad_(True)
         self._value = None
 
     @torch.no_grad()
@@ -168,17 +193,35 @@ class GateView:
         self.gates = gates
         self.units = units
         self.is_scaled = is_scaled if is_scaled is not None and bool(is_scaled.any()) else None
-        start, count = int(units[0]) if len(units) else 0, len(units)
+        self._count = count = len(units)
+        start = int(units[0]) if count else 0
         is_run = start >= 0 and torch.equal(units, torch.arange(start, start + count))
         self._slice = slice(start, start + count) if is_run else None
+        self._key: tuple[int, bool] | None = None  # of which draw, and whether with gradients, `_value` is
+        self._value: Tensor | None = None
+        self._open: Tensor | None = None
 
     def __len__(self) -> int:
-        return len(self.units)
+        return self._count
 
     @property
     def value(self) -> Tensor:
-        """The gates of this pass, `(index,)`."""
+        """The gates of this pass, `(index,)`; picked once per draw."""
         drawn = self.gates.value
+        key = (self.gates.draws, torch.is_grad_enabled())
+        if self._key != key or self._value is None:
+            self._value, self._open, self._key = self.picked(drawn), None, key
+        return self._value
+
+    def open_positions(self) -> Tensor:
+        """Positions of the gates that are not 0, at least one: int64 `(open,)`; found once per draw."""
+        value = self.value
+        if self._open is None:
+            self._open = open_positions(value)
+        return self._open
+
+    def picked(self, drawn: Tensor) -> Tensor:
+        """The gates of this reader, `(index,)`, given those of all units."""
         if self._slice is not None:
             values = drawn[self._slice]
         else:
@@ -188,3 +231,44 @@ class GateView:
         if self.is_scaled is None:
             return values
         return torch.where(self.is_scaled.to(values.device), (values != 0).to(values.dtype), values)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a value hangs on an autograd graph, which neither copy nor pickle can take along
+        return {**self.__dict__, "_key": None, "_value": None, "_open": None}
+
+
+class KeptView(GateView):
+    """1 for the units that surgery would keep, else 0: those whose gate is not 0, and of a closed axis the first.
+
+    Args:
+        gates: the gates of all units of a network.
+        units: for each index its unit, int64 `(index,)`; -1 for one without a gate, which is kept.
+        axes: numbers of the units of each axis that is among them.
+    """
+
+    def __init__(self, gates: Gates, units: Tensor, axes: list[slice]) -> None:
+        super().__init__(gates, units)
+        self.axes = [(axis, units == axis.start) for axis in axes]
+
+    def picked(self, drawn: Tensor) -> Tensor:
+        """As `value`, given the gates of all units."""
+        drawn = drawn.detach()
+        kept = super().picked(drawn) != 0
+        for axis, is_first in self.axes:
+            kept = kept | (is_first.to(drawn.device) & ~(drawn[axis] != 0).any())
+        return kept.to(drawn.dtype)
+
+
+def open_positions(values: Tensor, at_least: int = 1) -> Tensor:
+    """Positions of the gates that are not 0, filled up with closed ones to ``at_least``: int64 `(open,)`.
+
+    Example:
+        >>> open_positions(torch.tensor([0.0, 1.0, 0.0, 0.3])), open_positions(torch.zeros(3))
+        (tensor([1, 3]), tensor([0]))
+    """
+    is_open = values.detach() != 0
+    positions = is_open.nonzero().squeeze(1)
+    missing = at_least - len(positions)
+    if missing > 0:
+        positions = torch.cat((positions, (~is_open).nonzero().squeeze(1)[:missing]))
+    return positions

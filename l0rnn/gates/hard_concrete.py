@@ -134,7 +134,7 @@ def _at_least_float32(tensor: Tensor) -> Tensor:
 
 def _gauss_legendre(nodes: int, *, like: Tensor) -> tuple[Tensor, Tensor]:
     """Points and weights on [0, 1]: the eigenvalues of the Legendre Jacobi matrix (Golub and Welsch 1969)."""
-    index = torch.arange(1, nodes, dtype=torch.float64)
+    index = torch.arange(1, nodes, dtype=torch.float64, device="cpu")  # not every device has float64
     off_diagonal = index / torch.sqrt(4 * index**2 - 1)
     points, vectors = torch.linalg.eigh(torch.diag(off_diagonal, 1) + torch.diag(off_diagonal, -1))
     weights = vectors[0] ** 2

@@ -1,8 +1,9 @@
 """Put hard-concrete gates on a whole network, and find them again.
 
-A network gets one `Gates`, with a gate for every unit that can be removed. Whatever reads units multiplies what it reads
-by their gates: recurrent layers fold them into their own columns, Linear and the norms become gated ones, and every other
-weight is read with the gates multiplied in. All gates are drawn once, at the start of the network's forward pass.
+A network gets one `Gates`, with a gate for every unit that can be removed. Whatever reads units multiplies what it
+reads by their gates: recurrent layers fold them into their own columns, Linear and the norms become gated ones, and
+every other weight is read with the gates multiplied in. All gates are drawn once, at the start of the network's forward
+pass.
 """
 
 from __future__ import annotations
@@ -12,15 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from l0rnn.gates.gates import Gates, GateView
+from l0rnn.gates.gates import Gates, GateView, KeptView
 from l0rnn.gates.hard_concrete import HardConcrete
-from l0rnn.gates.readers import GATED, Folded, fold_parameter_, forget_gates_
+from l0rnn.gates.readers import GATED, Folded, Reader, fold_parameter_, forget_gates_, plain_class
 from l0rnn.gates.recurrence import GatedRecurrence, gate_in_network_, ungate_
 from l0rnn.tracing.trace import is_without_gates
-from l0rnn.tracing.units import STAYS, Units, Weight
+from l0rnn.tracing.units import STAYS, Units
 
 NAME = "unit_gates"  # under which a network holds its gates
-RECURRENT = (nn.LSTM, nn.GRU, nn.RNN)
 
 
 class DrawGates:
@@ -28,11 +28,19 @@ class DrawGates:
 
     def __init__(self, gates: Gates) -> None:
         self.gates = gates
+        self.views: list[GateView] = []
+        self.readers: list[Reader] = []
 
     def __call__(self, module: nn.Module, inputs: Any) -> None:
-        """Draw all gates."""
-        if not is_without_gates():
-            self.gates.draw()
+        """Draw all gates, and let readers compute what depends on them."""
+        if is_without_gates():
+            return
+        self.gates.draw()
+        if torch.is_grad_enabled():
+            for view in self.views:
+                _ = view.value
+            for reader in self.readers:
+                reader.prepare()
 
 
 def gate_network_(
@@ -60,6 +68,11 @@ def gate_network_(
     """
     if network_gates(network) is not None:
         raise ValueError("`network` must not have gates yet; build it anew, or prune the shrunken one")
+    built = [name for name, module in network.named_modules() if isinstance(module, GatedRecurrence)]
+    if built:
+        raise ValueError(
+            f"`network` must not have gates yet, but {built[0]!r} was built with gates; build it of torch's layers"
+        )
     like = next(network.parameters())
     gates = Gates(
         units.count,
@@ -69,49 +82,71 @@ def gate_network_(
         dtype=like.dtype if like.dtype in (torch.float32, torch.float64) else torch.float32,
     )
     network.add_module(NAME, gates.train(network.training))
-    attach_readers_(network, units, gates)
     network.register_forward_pre_hook(DrawGates(gates))
+    attach_readers_(network, units, gates)
     return gates
 
 
 def attach_readers_(network: nn.Module, units: Units, gates: Gates) -> None:
     """Let everything that reads units look at their gates; again after units were removed."""
+    draws = next(hook for hook in network._forward_pre_hooks.values() if isinstance(hook, DrawGates))
+    draws.views, draws.readers = [], []
+    used_elsewhere = _used_elsewhere(units)
     for weight in units.weights.values():
         for dimension, (numbers, is_read) in enumerate(zip(weight.units, weight.is_read, strict=True)):
             if not bool((is_read & (numbers != STAYS)).any()):
                 continue
             numbers = torch.where(is_read, numbers, STAYS)
             view = GateView(gates, numbers, weight.is_prescaled[dimension])
+            draws.views.append(view)
             for alias in weight.aliases:
-                _gate_reader_(network, alias, dimension, view, weight)
+                _gate_reader_(network, alias, dimension, view, weight.name in used_elsewhere)
     for name, numbers in units.normalised.items():
         module = network.get_submodule(name)
         if bool((numbers != STAYS).any()):
-            _change_class_(module, GateView(gates, numbers))
+            kept = KeptView(gates, numbers, [units.axes[axis].units for axis in units.axes_of(numbers)])
+            draws.views.append(kept)
+            _change_class_(module, kept)
     for module in network.modules():
-        if isinstance(module, RECURRENT) and any(key in module.__dict__ for key in ("_views",)):
+        if "_views" in module.__dict__:
             _gate_recurrent_(module)
+        elif isinstance(module, Reader):
+            draws.readers.append(module)
 
 
-def _gate_reader_(network: nn.Module, name: str, dimension: int, view: GateView, weight: Weight) -> None:
+def _used_elsewhere(units: Units) -> set[str]:
+    """Names of weights that are multiplied by in code outside of the modules that hold them."""
+    return {
+        product.weight
+        for product in units.products
+        if product.weight
+        and product.module not in {alias.rpartition(".")[0] for alias in units.weights[product.weight].aliases}
+    }
+
+
+def _gate_reader_(network: nn.Module, name: str, dimension: int, view: GateView, is_used_elsewhere: bool) -> None:
+    """Let what holds a parameter read its units through a view.
+
+    A Linear and an embedding multiply what they read and make, which is little; but not if other code takes their
+    weight and multiplies by it.
+    """
     layer, _, parameter = name.rpartition(".")
     module = network.get_submodule(layer)
     if isinstance(module, nn.RNNBase):
         module.__dict__.setdefault("_views", {})[parameter] = view
-    elif isinstance(module, (nn.Linear, nn.Embedding)) and _is_plain(module) and parameter == "weight" and dimension == 1:
+    elif (
+        plain_class(module) in (nn.Linear, nn.Embedding)
+        and (parameter, dimension) == ("weight", 1)
+        and not is_used_elsewhere
+    ):
         _change_class_(module, view)
     else:
         folds = dict(module._folds.get(parameter, [])) if isinstance(module, Folded) else {}
         fold_parameter_(module, parameter, list((folds | {dimension: view}).items()))
 
 
-def _is_plain(module: nn.Module) -> bool:
-    return type(module) in GATED or type(module) in GATED.values()
-
-
 def _change_class_(module: nn.Module, view: GateView) -> None:
-    if type(module) in GATED:
-        module.__class__ = GATED[type(module)]  # type: ignore[assignment]
+    module.__class__ = GATED[plain_class(module)]  # type: ignore[assignment]
     module.__dict__["input_gates"] = view
 
 
@@ -141,7 +176,7 @@ def ungate_network_(network: nn.Module) -> nn.Module:
     for module in network.modules():
         if isinstance(module, GatedRecurrence):
             ungate_(module)
-        elif isinstance(module, Folded) or type(module) in GATED.values():
+        elif isinstance(module, Reader):
             forget_gates_(module)
     return network
 
@@ -172,8 +207,8 @@ def deterministic_gates(network: nn.Module, units: Units) -> Tensor | None:
             own_values = own.deterministic().detach().cpu()
             if bool(((numbers == STAYS) & (own_values != 1)).any()):
                 raise ValueError(
-                    f"{name!r} has gates {key!r} on units that stay ({units.whole}); build it without them, or let a method "
-                    "put gates where they can act"
+                    f"{name!r} has gates {key!r} on units that stay ({units.whole}); build it without them, or let a "
+                    "method put gates where they can act"
                 )
             values[numbers[numbers != STAYS]] = own_values[numbers != STAYS]
     return values if found else None

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from l0rnn.gates.gates import open_positions
 from l0rnn.gates.kernels import call_kernel
 
 # Below this share of the multiply-adds, gathering weights costs less than computing closed units
@@ -23,21 +24,6 @@ WORTH_SKIPPING = 0.85
 # and more than folding with 20.
 WORTH_SKIPPING_ON_GPU = 0.15
 SEQUENCES_ON_GPU = 256
-
-
-def open_positions(values: Tensor, at_least: int = 1) -> Tensor:
-    """Positions of the gates that are not 0, filled up with closed ones to ``at_least``: int64 `(open,)`.
-
-    Example:
-        >>> open_positions(torch.tensor([0.0, 1.0, 0.0, 0.3])), open_positions(torch.zeros(3))
-        (tensor([1, 3]), tensor([0]))
-    """
-    is_open = values.detach() != 0
-    positions = is_open.nonzero().squeeze(1)
-    missing = at_least - len(positions)
-    if missing > 0:
-        positions = torch.cat((positions, (~is_open).nonzero().squeeze(1)[:missing]))
-    return positions
 
 
 class OpenUnits:

@@ -7,6 +7,7 @@ parameter is a property, so that the module's own code, whatever it is, reads th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -14,11 +15,44 @@ import torch
 from torch import Tensor, nn
 
 from l0rnn.gates.folding import fold
-from l0rnn.gates.gates import GateView
-from l0rnn.gates.open_units import WORTH_SKIPPING, open_positions
+from l0rnn.gates.gates import Gates, GateView, KeptView
+from l0rnn.gates.open_units import WORTH_SKIPPING
 from l0rnn.tracing.trace import is_without_gates
 
-class GatedLinear(nn.Linear):
+
+class Reader:
+    """What the classes share that read through gates: what is computed from one draw of them is kept until the next."""
+
+    def prepare(self) -> None:
+        """Compute what the pass needs once, now.
+
+        Later would do, but for activation checkpointing: what a part of the network computes only at its first run, and
+        not when it is run again for the gradient, would be missed there.
+        """
+
+    def once_per_draw(self, name: str, gates: Gates, compute: Callable[[Tensor], Tensor]) -> Tensor:
+        """What is computed from a parameter and from gates.
+
+        Args:
+            name: of the parameter.
+            gates: what it depends on beside the parameter.
+            compute: is called with the parameter, where it has changed or the gates have.
+        """
+        module: Any = self
+        raw = module._parameters[name]
+        _ = gates.value  # draws if the mode has changed
+        found = module.__dict__.setdefault("_folded", {}).get(name)
+        key = (gates.draws, raw._version, torch.is_grad_enabled())
+        if found is None or found[0] != key or found[1] is not raw:
+            found = module._folded[name] = (key, raw, compute(raw))
+        return found[2]  # type: ignore[no-any-return]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # what is folded hangs on an autograd graph, which neither copy nor pickle can take along
+        return {**self.__dict__, "_folded": {}}
+
+
+class GatedLinear(Reader, nn.Linear):
     """Linear that multiplies what it reads by the gates of the units; on a CPU it leaves out those that are closed."""
 
     input_gates: GateView
@@ -29,16 +63,30 @@ class GatedLinear(nn.Linear):
             return nn.functional.linear(input, self.weight, self.bias)
         _check_width(input, self.in_features)
         values = self.input_gates.value.to(input.dtype)
-        if values.device.type != "cpu":  # the host would have to wait for the gates to know which are open
-            return nn.functional.linear(fold(input, values), self.weight, self.bias)
-        units = open_positions(values)
-        if len(units) > WORTH_SKIPPING * len(values):
+        units = self._units_to_read()
+        if units is None:
             return nn.functional.linear(fold(input, values), self.weight, self.bias)
         open_input = input.index_select(-1, units) * values[units]
-        return nn.functional.linear(open_input, self.weight.index_select(1, units), self.bias)
+        return nn.functional.linear(open_input, self._weight_of(units), self.bias)
+
+    def prepare(self) -> None:
+        """Pick the columns of the open units."""
+        units = self._units_to_read()
+        if units is not None:
+            self._weight_of(units)
+
+    def _units_to_read(self) -> Tensor | None:
+        """Positions of the open units where leaving out the others saves time, else None."""
+        if self.weight.device.type != "cpu":  # the host would have to wait for the gates to know which are open
+            return None
+        units = self.input_gates.open_positions()
+        return None if len(units) > WORTH_SKIPPING * len(self.input_gates) else units
+
+    def _weight_of(self, units: Tensor) -> Tensor:
+        return self.once_per_draw("weight", self.input_gates.gates, lambda weight: weight.index_select(1, units))
 
 
-class GatedEmbedding(nn.Embedding):
+class GatedEmbedding(Reader, nn.Embedding):
     """Embedding whose weight a decoder shares: it hands its units on scaled, as the folded weight will."""
 
     input_gates: GateView  # of the units it makes
@@ -49,46 +97,98 @@ class GatedEmbedding(nn.Embedding):
         return vectors if is_without_gates() else vectors * self.input_gates.value.to(vectors.dtype)
 
 
-class _OpenUnits:
-    """Of the units that a layer normalises over, those that surgery would keep."""
+class _OverKeptUnits(Reader):
+    """A norm over those units alone that surgery would keep.
 
-    input_gates: GateView
+    On a CPU they are picked, normalised by torch, and put back among zeros. Elsewhere the host would have to wait for
+    the gates to know which they are, so the others are masked.
+    """
 
-    def open_units(self, like: Tensor) -> Tensor:
-        """1 for units whose gate is not 0, and for the first if there is none: `(unit,)`."""
-        is_open = self.input_gates.value != 0
-        return torch.cat((is_open[:1] | ~is_open.any(), is_open[1:])).to(like)
+    input_gates: KeptView
+    eps: Any
+
+    def normalised(self, input: Tensor) -> Tensor | None:
+        """What comes out, or None where all units are kept and the layer's own code does."""
+        view = self.input_gates
+        _check_width(input, len(view))
+        if view.value.device.type != "cpu":
+            return self._masked(input, view.value)
+        units = view.open_positions()
+        if len(units) == len(view):
+            return None
+        own = [self._picked(name, units) for name in ("weight", "bias")]
+        normal = self.of_units(input.index_select(-1, units), *own)
+        return normal.new_zeros(input.shape).index_copy(-1, units, normal)
+
+    def of_units(self, data: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        """Torch's function, on kept units."""
+        raise NotImplementedError
+
+    def of_masked(self, data: Tensor, mask: Tensor) -> Tensor:
+        """The same before weight and bias, on units of which only those with a 1 count."""
+        raise NotImplementedError
+
+    def prepare(self) -> None:
+        """Pick the weights of the kept units."""
+        if self.input_gates.value.device.type == "cpu":
+            units = self.input_gates.open_positions()
+            if len(units) < len(self.input_gates):
+                for name in ("weight", "bias"):
+                    self._picked(name, units)
+
+    def _own(self, name: str) -> Tensor | None:
+        return getattr(self, name, None)  # an RMSNorm has no bias
+
+    def _picked(self, name: str, units: Tensor) -> Tensor | None:
+        if self._own(name) is None:
+            return None
+        return self.once_per_draw(name, self.input_gates.gates, lambda weight: weight.index_select(0, units))
+
+    def _masked(self, input: Tensor, mask: Tensor) -> Tensor:
+        # in float32 at least, in which torch's norms add up; under autocast they return it
+        wide = input.float() if input.dtype in (torch.float16, torch.bfloat16) else input
+        normal = self.of_masked(wide, mask.to(wide.dtype))
+        weight, bias = self._own("weight"), self._own("bias")
+        normal = normal if weight is None else normal * weight
+        normal = normal if bias is None else normal + bias
+        return normal if torch.is_autocast_enabled(input.device.type) else normal.to(input.dtype)
 
 
-class GatedLayerNorm(_OpenUnits, nn.LayerNorm):
-    """LayerNorm over the open units alone, as it will be once the closed ones are gone."""
+class GatedLayerNorm(_OverKeptUnits, nn.LayerNorm):
+    """LayerNorm over the kept units alone, as it will be once the others are gone."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise `(…, unit)` over the units whose gate is not 0; closed units come out as the bias alone."""
-        if is_without_gates():
-            return nn.functional.layer_norm(input, self.normalized_shape, self.weight, self.bias, self.eps)
-        _check_width(input, self.normalized_shape[0])
-        mask = self.open_units(input)
+        """`(…, unit)`; what comes out for units that are not kept is read by nobody."""
+        normal = None if is_without_gates() else self.normalised(input)
+        return super().forward(input) if normal is None else normal
+
+    def of_units(self, data: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        """Torch's function, on kept units."""
+        return nn.functional.layer_norm(data, (data.size(-1),), weight, bias, self.eps)
+
+    def of_masked(self, data: Tensor, mask: Tensor) -> Tensor:
+        """Of which only those with a 1 count."""
         units = mask.sum()
-        centred = (input - (input * mask).sum(-1, keepdim=True) / units) * mask
-        variance = centred.square().sum(-1, keepdim=True) / units
-        normal = centred * torch.rsqrt(variance + self.eps)
-        if self.weight is not None:
-            normal = normal * self.weight
-        return normal if self.bias is None else normal + self.bias
+        centred = (data - (data * mask).sum(-1, keepdim=True) / units) * mask
+        return centred * torch.rsqrt(centred.square().sum(-1, keepdim=True) / units + self.eps)
 
 
-class GatedRMSNorm(_OpenUnits, nn.RMSNorm):
-    """RMSNorm over the open units alone."""
+class GatedRMSNorm(_OverKeptUnits, nn.RMSNorm):
+    """RMSNorm over the kept units alone."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Divide `(…, unit)` by the root mean square of the units whose gate is not 0."""
-        if is_without_gates():
-            return nn.functional.rms_norm(x, self.normalized_shape, self.weight, self.eps)
-        mask = self.open_units(x)
-        eps = torch.finfo(x.dtype).eps if self.eps is None else self.eps
-        normal = x * torch.rsqrt((x * mask).square().sum(-1, keepdim=True) / mask.sum() + eps)
-        return normal if self.weight is None else normal * self.weight
+        """`(…, unit)`; what comes out for units that are not kept is read by nobody."""
+        normal = None if is_without_gates() else self.normalised(x)
+        return super().forward(x) if normal is None else normal
+
+    def of_units(self, data: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        """Torch's function, on kept units."""
+        return nn.functional.rms_norm(data, (data.size(-1),), weight, self.eps)
+
+    def of_masked(self, data: Tensor, mask: Tensor) -> Tensor:
+        """Of which only those with a 1 count."""
+        eps = torch.finfo(data.dtype).eps if self.eps is None else self.eps
+        return data * torch.rsqrt((data * mask).square().sum(-1, keepdim=True) / mask.sum() + eps)
 
 
 GATED: dict[type[nn.Module], type[nn.Module]] = {
@@ -99,15 +199,22 @@ GATED: dict[type[nn.Module], type[nn.Module]] = {
 }
 
 
-class Folded:
+class Folded(Reader):
     """Marks the classes in which parameters are read with gates multiplied in; see `fold_parameter_`."""
 
     _folds: dict[str, list[tuple[int, GateView]]]
-    _folded: dict[str, tuple[Any, Tensor]]
 
-    def __getstate__(self) -> dict[str, Any]:
-        # a folded weight hangs on an autograd graph, which neither copy nor pickle can take along
-        return {**self.__dict__, "_folded": {}}
+    def prepare(self) -> None:
+        """Fold all that is folded."""
+        for name in self._folds:
+            getattr(self, name)
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        # the class is made on the spot, so that a file can only say how
+        return _new_folded, (type(self).__mro__[BASE], tuple(sorted(self._folds))), self.__getstate__()
+
+
+BASE = 3  # place of the class that a folded one is made from: after it and `Folded` and `Reader`
 
 
 def fold_parameter_(module: nn.Module, name: str, folds: list[tuple[int, GateView]]) -> None:
@@ -120,35 +227,40 @@ def fold_parameter_(module: nn.Module, name: str, folds: list[tuple[int, GateVie
         name: of one of its parameters.
         folds: dimensions, with the gates of the indices along each.
     """
-    if not isinstance(module, Folded):
-        module.__dict__["_folds"], module.__dict__["_folded"] = {}, {}
-    module._folds[name] = folds  # type: ignore[union-attr, operator]
-    base = type(module).__mro__[2] if isinstance(module, Folded) else type(module)
-    module.__class__ = _folded_class(base, tuple(sorted(module._folds)))  # type: ignore[arg-type]
+    base = plain_class(module)
+    own = module.__dict__.setdefault("_folds", {})
+    own[name] = folds
+    module.__dict__["_folded"] = {}
+    module.__class__ = _folded_class(base, tuple(sorted(own)))
 
 
 @cache
 def _folded_class(base: type[nn.Module], names: tuple[str, ...]) -> type[nn.Module]:
-    return type(base.__name__, (Folded, base), {"__module__": base.__module__, **{name: _folded_property(name) for name in names}})
+    members = {"__module__": base.__module__, **{name: _folded_property(name) for name in names}}
+    return type(base.__name__, (Folded, base), members)
+
+
+def _new_folded(base: type[nn.Module], names: tuple[str, ...]) -> nn.Module:
+    kind: Any = _folded_class(base, names)
+    return kind.__new__(kind)  # type: ignore[no-any-return]
 
 
 def _folded_property(name: str) -> property:
     def read(self: Any) -> Tensor:
-        raw = self._parameters[name]
         if is_without_gates():
-            return raw  # type: ignore[no-any-return]
+            return self._parameters[name]  # type: ignore[no-any-return]
         folds = self._folds[name]
-        gates = folds[0][1].gates
-        _ = gates.value  # draws if the mode has changed
-        key = (gates.draws, raw._version, torch.is_grad_enabled(), id(raw))
-        found = self._folded.get(name)
-        if found is None or found[0] != key:
-            weight = raw
+
+        def folded(weight: Tensor) -> Tensor:
             for dimension, view in folds:
-                shape = [-1 if d == dimension else 1 for d in range(weight.dim())]
-                weight = weight * view.value.to(weight.dtype).reshape(shape)
-            found = self._folded[name] = (key, weight)
-        return found[1]
+                values = view.value.to(weight.dtype)
+                if dimension == weight.dim() - 1:
+                    weight = fold(weight, values)
+                else:
+                    weight = weight * values.reshape([-1 if d == dimension else 1 for d in range(weight.dim())])
+            return weight
+
+        return self.once_per_draw(name, folds[0][1].gates, folded)  # type: ignore[no-any-return]
 
     return property(read)
 
@@ -157,7 +269,7 @@ def plain_class(module: nn.Module) -> type[nn.Module]:
     """The class that a module had before it was gated."""
     kind = type(module)
     if isinstance(module, Folded):
-        return kind.__mro__[2]
+        return kind.__mro__[BASE]
     return next((plain for plain, gated in GATED.items() if kind is gated), kind)
 
 

@@ -451,7 +451,8 @@ def gate_in_network_(module: nn.RNNBase, gates: dict[str, GateView], input_gates
 
 def ungate_(module: GatedRecurrence) -> None:
     """Take back `gate_in_network_`, or the gates that a layer was built with."""
-    module.__class__ = next(plain for plain, gated in _GATED_CLASSES.items() if type(module) is gated)
+    plain: Any = next(plain for plain, gated in _GATED_CLASSES.items() if type(module) is gated)
+    module.__class__ = plain
     module._modules.pop("gates", None)
     for name in ("gates", "is_wired", "input_gates", "recurrent_dropout", "skips_closed_units"):
         module.__dict__.pop(name, None)

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from l0rnn.gates.transforms import needs_plain_operations
+
 CACHED = 2**17  # logits that the cache of a core holds a few times over
 
 
@@ -31,9 +33,23 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
         (1.3863, tensor([ 0.1250, -0.3750,  0.1250,  0.1250]))
     """
     is_training = logits.requires_grad and torch.is_grad_enabled()
-    if is_training and logits.device.type == "cpu" and not torch.compiler.is_compiling() and bool((targets >= 0).all()):
+    # what is of another form goes to torch, which knows more forms and refuses the others
+    is_plain = logits.dim() == 2 and targets.shape == logits.shape[:1] and targets.dtype == torch.int64
+    is_here = (
+        not needs_plain_operations()
+        and is_plain
+        and logits.device.type == targets.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+    )
+    if is_training and is_here and logits.numel() and _are_words(targets, logits.size(1)):
         return _CrossEntropy.apply(logits, targets)  # type: ignore[no-any-return]
     return nn.functional.cross_entropy(logits, targets)  # which leaves out a target of -100
+
+
+def _are_words(targets: Tensor, words: int) -> bool:
+    """Whether all targets are word ids, none one to be left out or out of range."""
+    low, high = targets.aminmax()
+    return int(low) >= 0 and int(high) < words
 
 
 def rows_in_cache(logits: Tensor) -> int:

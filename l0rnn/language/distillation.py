@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn.functional import log_softmax
 
+from l0rnn.gates.transforms import needs_plain_operations
 from l0rnn.language.cross_entropy import rows_in_cache
-from l0rnn.language.language_model import next_word_loss
+from l0rnn.language.language_model import check_targets, next_word_loss
 
 TEACHERS = "teachers"  # where a carried state has those of other networks, which lose no units
 
@@ -66,11 +67,12 @@ class DistilledLoss:
             state: what the call before returned, or None.
 
         Raises:
-            ValueError: if student and teacher have different vocabularies.
+            ValueError: if student and teacher have different vocabularies, or there is not one target for each token.
         """
         if not network.training:
             return next_word_loss(network, batch, state)
         tokens, targets = batch
+        check_targets(tokens, targets)
         if self.noise:
             others = tokens.flatten()[torch.randint(tokens.numel(), tokens.shape, device=tokens.device)]
             tokens = torch.where(torch.rand(tokens.shape, device=tokens.device) < self.noise, others, tokens)
@@ -78,7 +80,8 @@ class DistilledLoss:
         logits, own = network(tokens, own)
         with torch.no_grad():
             told = [
-                teacher.to(tokens.device)(tokens, before) for teacher, before in zip(self.teachers, theirs, strict=True)
+                _on(tokens.device, teacher)(tokens, before)
+                for teacher, before in zip(self.teachers, theirs, strict=True)
             ]
         for wanted, _ in told:
             if wanted.shape != logits.shape:
@@ -86,8 +89,23 @@ class DistilledLoss:
                     f"`teacher` must have the vocabulary of the student, {logits.size(-1)} words, got {wanted.size(-1)}"
                 )
         predictions = [wanted.flatten(0, 1) for wanted, _ in told]
-        loss = _Mixture.apply(logits.flatten(0, 1), targets.flatten(), self.weight, *predictions)
+        mixed = _mixture if needs_plain_operations() else _Mixture.apply
+        loss = mixed(logits.flatten(0, 1), targets.flatten(), self.weight, *predictions)
         return loss, {"student": own, TEACHERS: [after for _, after in told]}
+
+
+def _on(device: torch.device, teacher: nn.Module) -> nn.Module:
+    """The teacher on a device; it is left alone where it is there, since under `torch.func` moving would break it."""
+    is_there = next((parameter.device == device for parameter in teacher.parameters()), True)
+    return teacher if is_there else teacher.to(device)
+
+
+def _mixture(logits: Tensor, targets: Tensor, weight: float, *wanted: Tensor) -> Tensor:
+    """The mixed loss by plain operations."""
+    given = log_softmax(logits.float(), -1)
+    teacher = torch.stack([log_softmax(part.float(), -1) for part in wanted]).logsumexp(0) - math.log(len(wanted))
+    plain = -given.gather(1, targets[:, None]).mean()
+    return (1 - weight) * plain + weight * (teacher.exp() * (teacher - given)).sum(-1).mean()
 
 
 class _Mixture(Function):

@@ -138,7 +138,28 @@ def next_word_loss(network: nn.Module, batch: tuple[Tensor, Tensor], state: Any)
 
     Returns:
         The mean loss and the state after the segment.
+
+    Raises:
+        ValueError: if there is not one target for each token.
     """
     tokens, targets = batch
+    check_targets(tokens, targets)
     logits, state = network(tokens, state)
     return cross_entropy(logits.flatten(0, 1), targets.flatten()), state
+
+
+def check_targets(tokens: Tensor, targets: Tensor) -> None:
+    """Refuse targets that are not one for each token: laid flat, others of the same number would pass unnoticed.
+
+    Raises:
+        ValueError: if they have another shape.
+
+    Example:
+        >>> import torch
+        >>> check_targets(torch.zeros(5, 2), torch.zeros(5, 2))
+    """
+    if tokens.shape != targets.shape:
+        raise ValueError(
+            f"`batch` must be tokens and next tokens of one shape (time, batch), got {tuple(tokens.shape)} and "
+            f"{tuple(targets.shape)}"
+        )

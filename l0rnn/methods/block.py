@@ -138,10 +138,11 @@ class BlockPruning(GradualMagnitude):
         ValueError: if an argument is out of range, or does not go with the schedule.
 
     Example:
-        >>> network = nn.Sequential()
-        >>> network.encoder, network.decoder = nn.LSTM(4, 8), nn.Linear(8, 4)
+        >>> from l0rnn.language.language_model import LanguageModel
+        >>> from l0rnn.tracing import trace
+        >>> network = LanguageModel(10, 4, 8, num_layers=1)
         >>> method = BlockPruning(density=0.25, block=4, start=0.0, end=1.0)
-        >>> method.attach(network, trace(network, torch.ones(5, 2, 4)))
+        >>> method.attach(network, trace(network, torch.zeros(5, 2, dtype=torch.int64)))
         >>> method.begin(total_steps=1)
         >>> method.after_step(1)
         >>> {name: int(block_magnitudes(mask.float(), (4, 4)).sum()) for name, mask in method.masks().items()}
@@ -230,10 +231,11 @@ class BlockGroupLasso(MaskMethod):
         ValueError: if an argument is out of range, or not exactly one of ``threshold`` and ``density`` is given.
 
     Example:
-        >>> network = nn.Sequential()
-        >>> network.encoder, network.decoder = nn.LSTM(4, 8), nn.Linear(8, 4)
+        >>> from l0rnn.language.language_model import LanguageModel
+        >>> from l0rnn.tracing import trace
+        >>> network = LanguageModel(10, 4, 8, num_layers=1)
         >>> method = BlockGroupLasso(1e-3, block=4, density=0.5)
-        >>> method.attach(network, trace(network, torch.ones(5, 2, 4)))
+        >>> method.attach(network, trace(network, torch.zeros(5, 2, dtype=torch.int64)))
         >>> method.penalty().shape
         torch.Size([])
 
@@ -274,6 +276,11 @@ class BlockGroupLasso(MaskMethod):
     def penalty(self) -> Tensor:
         """``weight`` times the sum of all blocks' norms; nothing once blocks are removed."""
         return super().penalty() if self.has_chosen else self.weight * _lasso(self.targets(), self.block)
+
+    def start_afresh_(self) -> None:
+        """Let all weights be; those that are 0 start from there."""
+        super().start_afresh_()
+        self.unmask_()
 
     @torch.no_grad()
     def update_masks_(self) -> None:

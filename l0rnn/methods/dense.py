@@ -20,6 +20,7 @@ class Dense(Method):
 
     def attach(self, network: nn.Module, units: Units) -> None:
         """Nothing is changed."""
+        super().attach(network, units)
         self.choose_()
 
     def gates(self) -> dict[str, Tensor]:

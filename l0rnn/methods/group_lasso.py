@@ -55,14 +55,15 @@ class GroupLasso(UnitMethod):
         ValueError: if an argument is out of range.
 
     Example:
-        >>> network = nn.Sequential()
-        >>> network.encoder, network.decoder = nn.LSTM(4, 8), nn.Linear(8, 2)
+        >>> from l0rnn.language.language_model import LanguageModel
+        >>> from l0rnn.tracing import trace
+        >>> network = LanguageModel(10, 4, 8, num_layers=1)
         >>> for parameter in network.parameters():
         ...     _ = nn.init.constant_(parameter, 0.1)
         >>> method = GroupLasso(7.0e-5, density=0.5)
-        >>> method.attach(network, trace(network, torch.ones(5, 2, 4)))
-        >>> round(method.penalty().item() / 7.0e-5, 4)  # 8 units, each of 4·4 + 4·8 + 4·8 + 2 weights
-        7.2443
+        >>> method.attach(network, trace(network, torch.zeros(5, 2, dtype=torch.int64)))
+        >>> round(method.penalty().item() / 7.0e-5, 4)  # 4 units of 4·8 weights, 8 of 4·4 + 4·8 + 4·8 + 10
+        9.8522
 
     Reference:
         Wen et al., Learning Intrinsic Sparse Structures within Long Short-Term Memory (2018), arXiv 1709.05027,
@@ -112,7 +113,6 @@ class GroupLasso(UnitMethod):
     def attach(self, network: nn.Module, units: Units) -> None:
         """Gate the network; nothing is closed yet."""
         self.gate_(network, units)
-        self._network = (network,)  # in a tuple: torch would register the network a second time
 
     def penalty(self) -> Tensor:
         """``weight * Σ_units sqrt(square sum + 1e-8)``; nothing once the units are fixed."""
@@ -124,6 +124,11 @@ class GroupLasso(UnitMethod):
         if self.scale_by_size:
             roots = roots * group_sizes(self.traced, embedding=self.embedding).to(roots).sqrt()
         return price * roots.sum()
+
+    def start_afresh_(self) -> None:
+        """Open all units that are there."""
+        super().start_afresh_()
+        self.open_all_()
 
     def after_step(self, step: int) -> None:
         """Set small weights to 0, close units that have none left, and fix all units when it is time."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from l0rnn.gates.transforms import needs_plain_operations
 from l0rnn.surgery.sizes import raw_tensor
 from l0rnn.tracing.units import STAYS, Units, Weight
 
@@ -95,9 +96,7 @@ def group_sizes(units: Units, *, embedding: bool = False, open: Tensor | None = 
 
 
 @torch.no_grad()
-def relative_root_mean_squares(
-    network: nn.Module, units: Units, open: Tensor, *, embedding: bool = False
-) -> Tensor:
+def relative_root_mean_squares(network: nn.Module, units: Units, open: Tensor, *, embedding: bool = False) -> Tensor:
     """Norm of each open unit's group over the root of its size, as a multiple of the mean of its axis, `(unit,)`.
 
     Without the last division an axis whose weights happen to be small, such as the first layer of a stack or an
@@ -181,15 +180,18 @@ class _SquareSums(torch.autograd.Function):
 
 
 def _square_sums(matrix: Tensor, kept: Sequence[int]) -> tuple[Tensor, ...]:
+    if needs_plain_operations():
+        wide = matrix.float() if matrix.dtype in (torch.float16, torch.bfloat16) else matrix
+        return tuple(wide.square().sum(1 - dimension) for dimension in kept)
     return _SquareSums.apply(matrix, *kept)  # type: ignore[return-value]
 
 
 def _matrices(units: Units, *, embedding: bool) -> Iterator[Weight]:
     """The weights that write or read units: neither biases nor norms, embeddings only when asked for."""
     for weight in units.weights.values():
-        if weight.is_parameter and len(weight.units) > 1 and weight.has_units:
-            if embedding or not weight.is_lookup or weight.is_matrix:
-                yield weight
+        is_group = weight.is_parameter and len(weight.units) > 1 and weight.has_units
+        if is_group and (embedding or not weight.is_lookup or weight.is_matrix):
+            yield weight
 
 
 def _open_entries(parameter: Tensor, weight: Weight, open: Tensor) -> Tensor:

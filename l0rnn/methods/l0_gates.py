@@ -38,12 +38,13 @@ class L0Gates(UnitMethod):
 
     Example:
         >>> from l0rnn.cost.budget import Budget
-        >>> network = nn.Sequential()
-        >>> network.encoder, network.decoder = nn.LSTM(4, 8), nn.Linear(8, 2)
+        >>> from l0rnn.language.language_model import LanguageModel
+        >>> from l0rnn.tracing import trace
+        >>> network = LanguageModel(10, 4, 8, num_layers=1)
         >>> method = L0Gates(Budget(density=0.5))
-        >>> method.attach(network, trace(network, torch.ones(5, 2, 4)))
+        >>> method.attach(network, trace(network, torch.zeros(5, 2, dtype=torch.int64)))
         >>> {axis: gate.shape for axis, gate in method.gates().items()}
-        {'encoder.l0': torch.Size([8])}
+        {'embedding': torch.Size([4]), 'encoder.l0': torch.Size([8])}
 
     Reference:
         Wen et al. 2019 (arXiv 1906.06847); initial open probability 0.93 is its log_alpha ~ N(1, 0.1).
@@ -84,9 +85,22 @@ class L0Gates(UnitMethod):
     def attach(self, network: nn.Module, units: Units) -> None:
         """Gate the network and check that the objective can be met."""
         self.gate_(network, units, open_probability=self.open_probability, distribution=self.distribution)
+        self._spread_()
+        self.objective.start_afresh_()  # it may have priced another network before
+
+    @torch.no_grad()
+    def _spread_(self) -> None:
         log_alpha = self.own_gates.log_alpha
-        with torch.no_grad():
-            log_alpha.add_(torch.randn_like(log_alpha), alpha=self.spread)
+        log_alpha.add_(torch.randn_like(log_alpha), alpha=self.spread)
+
+    def start_afresh_(self) -> None:
+        """Let the gates learn from their start again, unless they are there, and the price too."""
+        has_learnt = int(self.steps) > 0
+        super().start_afresh_()
+        self.objective.start_afresh_()
+        if has_learnt:
+            self.own_gates.thaw_(self.open_probability)
+            self._spread_()
 
     def penalty(self) -> Tensor:
         """The objective's price of the expected cost; nothing once the gates are frozen."""

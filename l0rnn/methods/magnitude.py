@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -62,14 +62,15 @@ class GradualMagnitude(MaskMethod):
         ValueError: if an argument is out of range, or does not go with the schedule.
 
     Example:
-        >>> network = nn.Sequential()
-        >>> network.encoder, network.decoder = nn.LSTM(4, 8), nn.Linear(8, 2)
+        >>> from l0rnn.language.language_model import LanguageModel
+        >>> from l0rnn.tracing import trace
+        >>> network = LanguageModel(10, 4, 8, num_layers=1)
         >>> method = GradualMagnitude(density=0.25, start=0.0, end=1.0)
-        >>> method.attach(network, trace(network, torch.ones(5, 2, 4)))
+        >>> method.attach(network, trace(network, torch.zeros(5, 2, dtype=torch.int64)))
         >>> method.begin(total_steps=1)
         >>> method.after_step(1)
         >>> {name: int((weight != 0).sum()) for name, weight in method.targets().items()}
-        {'encoder.weight_ih_l0': 32, 'encoder.weight_hh_l0': 64, 'decoder.weight': 4}
+        {'encoder.weight_ih_l0': 32, 'encoder.weight_hh_l0': 64, 'decoder.weight': 20}
 
     Reference:
         Narang et al., Exploring Sparsity in Recurrent Neural Networks (2017), arXiv 1704.05119, Algorithm 1 and
@@ -110,11 +111,23 @@ class GradualMagnitude(MaskMethod):
         self.q = dict(q) if isinstance(q, Mapping) else q
         self.dense = None if dense is None else str(dense)
 
+    @staticmethod
+    def refuse_foreign(arguments: Mapping[str, Any]) -> None:
+        """Refuse a method out of a checkpoint that names a file; see `l0rnn.training.settings`."""
+        if arguments.get("dense") is not None:
+            raise ValueError(
+                "`dense` of a method in a checkpoint must be None, since `attach` puts the thresholds in its place, "
+                f"got {arguments['dense']!r:.80}; this checkpoint was not written by l0rnn"
+            )
+
     def check(self, network: nn.Module, targets: Mapping[str, Tensor]) -> None:
         """Find the threshold of each matrix."""
         q = self.q
         if self.dense is not None and self.density is not None:
             q = self._dense_quantiles(network, targets, self.dense, self.density)
+        if isinstance(q, Mapping):  # a tied matrix has several names
+            names = {alias: name for name, aliases in _aliases(network, targets).items() for alias in aliases}
+            q = {names.get(name, name): value for name, value in q.items()}
         self._thresholds = _by_matrix(q, {name: kind_of_weight(name) for name in targets})
         if self.dense is not None:
             self.q, self.dense, self.density = q, None, None
@@ -122,11 +135,8 @@ class GradualMagnitude(MaskMethod):
     def _dense_quantiles(
         self, network: nn.Module, targets: Mapping[str, Tensor], dense: str, density: float
     ) -> dict[str, float]:
-        names = list(network.named_parameters(remove_duplicate=False))
-        wanted = {
-            target: (tuple(name for name, other in names if other is parameter), parameter.shape)
-            for target, parameter in targets.items()
-        }
+        aliases = _aliases(network, targets)
+        wanted = {name: (aliases[name], parameter.shape) for name, parameter in targets.items()}
         q = {name: magnitude_quantile(weight, density) for name, weight in read_dense(dense, wanted).items()}
         for name, value in q.items():
             if not value > 0:
@@ -135,6 +145,11 @@ class GradualMagnitude(MaskMethod):
                     f"reaches down to {value} there; name one that has not been pruned, or give `q`"
                 )
         return q
+
+    def start_afresh_(self) -> None:
+        """Let all weights be; those that are 0 start from there."""
+        super().start_afresh_()
+        self.unmask_()
 
     def update_masks_(self) -> None:
         """Prune what is due after the current step."""
@@ -194,6 +209,12 @@ class GradualMagnitude(MaskMethod):
     def _threshold_factor(self) -> float:
         """By how much a threshold for groups is larger than one for weights."""
         return 1.0
+
+
+def _aliases(network: nn.Module, targets: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
+    """All names of each target."""
+    named = list(network.named_parameters(remove_duplicate=False))
+    return {target: tuple(n for n, other in named if other is parameter) for target, parameter in targets.items()}
 
 
 def _check_schedule(schedule: str, start: float, ramp: float, end: float) -> None:

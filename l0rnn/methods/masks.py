@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +16,9 @@ from l0rnn.tracing.units import Units, Weight
 class MaskMethod(Method):
     """A method that leaves zeros in the weights, all of which keep their shape.
 
-    Prunes the matrices that are multiplied in every time step; biases, LayerNorms and, unless ``embedding``, the
-    embeddings stay whole. A subclass sets `masks` in `update_masks_`. The masks are applied after every optimiser step,
-    so a weight that was pruned stays 0; a zero in a dense matrix saves no time, only a sparse kernel does (docs).
+    Prunes the matrices that are multiplied in every time step; biases, norms, `fixed` layers and, unless ``embedding``,
+    the embeddings stay whole. A subclass sets `masks` in `update_masks_`. The masks are applied after every optimiser
+    step, so a weight that was pruned stays 0; a zero in a dense matrix saves no time, only a sparse kernel does (docs).
 
     Args:
         embedding: whether embeddings are pruned too.
@@ -31,16 +31,20 @@ class MaskMethod(Method):
 
     def attach(self, network: nn.Module, units: Units) -> None:
         """Find the matrices to prune and give each a mask of ones."""
+        self.refuse_second_network()
         targets = {
             weight.name: weight
             for weight in units.weights.values()
-            if weight.is_matrix or (self.embedding and weight.is_parameter and weight.is_lookup)
+            if (weight.is_matrix or (self.embedding and weight.is_parameter and weight.is_lookup))
+            and not _is_fixed(weight, units.fixed)
         }
         if not targets:
-            raise ValueError("`network` must have a matrix that something is multiplied by, found none to prune")
+            raise ValueError(
+                "`network` must have a matrix that something is multiplied by, and not `fixed`; found none to prune"
+            )
         self.check(network, {name: raw_tensor(network, name) for name in targets})
+        super().attach(network, units)
         self.traced, self._targets = units, targets
-        self._network = (network,)  # in a tuple: torch would register the network a second time
         for name, parameter in self.targets().items():
             self.register_buffer(_buffer(name), torch.ones_like(parameter, dtype=torch.bool))
 
@@ -79,6 +83,12 @@ class MaskMethod(Method):
         for name, mask in self.masks().items():
             targets[name].mul_(mask)
 
+    def unmask_(self) -> None:
+        """Let all weights be, and choose again; for `start_afresh_`."""
+        self.forget_choice_()
+        for mask in self.masks().values():
+            mask.fill_(True)
+
     def kept_fraction(self) -> float:
         """Fraction of the weights under a mask that are kept."""
         masks = self.masks().values()
@@ -87,8 +97,15 @@ class MaskMethod(Method):
     def figures(self) -> dict[str, float]:
         """Density, parameters that are not 0, and the density of every matrix."""
         kept = masked_cost(self.traced, self.masks())
-        figures = {"density": kept.multiply_adds / cost(self.traced).multiply_adds, "parameters": float(kept.parameters)}
+        figures = {
+            "density": kept.multiply_adds / cost(self.traced).multiply_adds,
+            "parameters": float(kept.parameters),
+        }
         return figures | {f"density/{name}": float(mask.float().mean()) for name, mask in self.masks().items()}
+
+
+def _is_fixed(weight: Weight, fixed: Iterable[str]) -> bool:
+    return any(alias.startswith(f"{layer}.") for alias in weight.aliases for layer in fixed)
 
 
 def _buffer(parameter: str) -> str:

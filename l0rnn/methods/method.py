@@ -33,23 +33,48 @@ class Method(nn.Module, ABC):
         self.register_buffer("chosen", torch.tensor(False))
         # the buffers as the host knows them, so that it never waits for a device
         self._total, self._step, self._step_before, self._has_chosen = 0, 0, 0, False
+        self._network: tuple[nn.Module, ...] = ()  # in a tuple: torch would register the network a second time
 
     @abstractmethod
     def attach(self, network: nn.Module, units: Units) -> None:
-        """Make the network ready to be pruned, in place.
+        """Make the network ready to be pruned, in place. Subclasses call this when nothing is left to be refused.
 
         Args:
             network: modules of plain torch.
             units: its units, as `l0rnn.tracing.trace` finds them.
 
         Raises:
-            ValueError: if the method cannot do what it was asked with this network.
+            ValueError: if the method cannot do what it was asked with this network, or has one already.
         """
+        self.refuse_second_network()
+        self._network = (network,)
+
+    def refuse_second_network(self) -> None:
+        """Raise ValueError if the method prunes a network already: what it remembers is of that one."""
+        if self._network:
+            raise ValueError(
+                f"`method` must be new, got a {type(self).__name__} that prunes a network already; make another one"
+            )
 
     def begin(self, total_steps: int) -> None:
         """Learn how many optimiser steps the training has, which schedules are fractions of."""
         self.total_steps.fill_(total_steps)
         self._total = total_steps
+
+    def start_afresh_(self) -> None:
+        """Forget what a training before has chosen, and start as `attach` left it; called before `begin`.
+
+        A training that goes on does not call it. Weights stay as they are, and units that were cut out stay out. A
+        subclass that chooses in the course of a training calls this first and gives back what it had closed; one that
+        chooses in `attach` has nothing to forget.
+        """
+        self.steps.zero_()
+        self._step, self._step_before = 0, 0
+
+    def forget_choice_(self) -> None:
+        """Note that nothing is fixed any more; for `start_afresh_`."""
+        self.chosen.fill_(False)
+        self._has_chosen = False
 
     def penalty(self) -> Tensor:
         """What is added to the loss of this step: a scalar."""

@@ -50,9 +50,10 @@ class RandomStructure(MaskMethod):
         ValueError: if ``graph`` is unknown, or ``density`` or ``seed`` is outside its range.
 
     Example:
+        >>> from l0rnn.tracing import trace
         >>> network = nn.Sequential(nn.Linear(20, 10))
         >>> method = RandomStructure("barabasi_albert", density=0.25)
-        >>> method.attach(network, Wiring({"0": ["outside"]}))
+        >>> method.attach(network, trace(network, torch.ones(1, 20)))
         >>> method.kept_fraction(), int((network[0].weight != 0).sum())
         (0.25, 50)
 
@@ -77,7 +78,7 @@ class RandomStructure(MaskMethod):
         """Draw the masks, and set the weights that they leave out to 0.
 
         Raises:
-            ValueError: if the density is too low for every unit to keep a connection, or the wiring does not fit.
+            ValueError: if the density is too low for every unit to keep a connection.
             ModuleNotFoundError: if networkx is not installed.
         """
         super().attach(network, units)
@@ -104,7 +105,7 @@ class RandomStructure(MaskMethod):
             raise ValueError(
                 f"`density` must be at least 1/{min(rows, columns)} for every unit of {name!r} ({rows} units that read "
                 f"{columns}) to keep a connection, got {self.density}; raise it, or leave the layer whole by "
-                "`fixed` in the wiring"
+                "`fixed`"
             )
 
 

@@ -33,10 +33,12 @@ class StructuredMagnitude(UnitMethod):
         ValueError: if an argument is out of range.
 
     Example:
-        >>> network = nn.Sequential()
-        >>> network.encoder, network.decoder = nn.LSTM(4, 8), nn.Linear(8, 2)
+        >>> import torch
+        >>> from l0rnn.language.language_model import LanguageModel
+        >>> from l0rnn.tracing import trace
+        >>> network = LanguageModel(10, 4, 8, num_layers=1)
         >>> method = StructuredMagnitude(density=0.5, start=0.5, end=0.5)
-        >>> method.attach(network, trace(network, torch.ones(5, 2, 4)))
+        >>> method.attach(network, trace(network, torch.zeros(5, 2, dtype=torch.int64)))
         >>> method.begin(total_steps=2)
         >>> for step in (1, 2):
         ...     method.after_step(step)
@@ -79,7 +81,11 @@ class StructuredMagnitude(UnitMethod):
     def attach(self, network: nn.Module, units: Units) -> None:
         """Gate the network; nothing is closed yet."""
         self.gate_(network, units)
-        self._network = (network,)  # in a tuple: torch would register the network a second time
+
+    def start_afresh_(self) -> None:
+        """Open all units that are there."""
+        super().start_afresh_()
+        self.open_all_()
 
     def after_step(self, step: int) -> None:
         """Close the units that are due."""

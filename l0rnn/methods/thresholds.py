@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from l0rnn.extras import require
+from l0rnn.foreign_text import printable
 
 Scope = Literal["matrix", "network"]
 
@@ -211,5 +212,5 @@ def read_dense(path: str | Path, matrices: Mapping[str, tuple[tuple[str, ...], t
                     )
                 found[name] = stored.get_tensor(there)
     except safetensors.SafetensorError as error:
-        raise ValueError(f"`dense` must be a safetensors file, {file} is none: {str(error)[:200]}") from error
+        raise ValueError(f"`dense` must be a safetensors file, {file} is none: {printable(error)}") from error
     return found

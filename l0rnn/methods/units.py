@@ -64,6 +64,7 @@ class UnitMethod(Method):
         distribution: HardConcrete | None = None,
     ) -> None:
         """Check what was asked, then gate the network in place; with ``open_probability`` 1 no gate is trained."""
+        self.refuse_second_network()
         chosen = units.only(KINDS[self.units], f"`units={self.units!r}` leaves it out")
         if not chosen.axes:
             why = "; ".join(f"{name}: {reason}" for name, reason in chosen.whole.items())
@@ -71,6 +72,7 @@ class UnitMethod(Method):
         own_cost = CostOf(chosen)
         self.check(own_cost.kept(chosen.by_axis(units_to_keep(chosen, torch.zeros(chosen.count)))), own_cost.kept())
         gates = gate_network_(network, chosen, open_probability=open_probability, distribution=distribution)
+        super().attach(network, units)
         self._own = [gates]
         self.traced, self._cost, self.dense = chosen, own_cost, own_cost.kept()
         if open_probability == 1:
@@ -79,6 +81,11 @@ class UnitMethod(Method):
     def close_(self, keep: Tensor) -> None:
         """Fix all gates: open for the units to keep, bool `(unit,)`, closed for the others."""
         self.own_gates.freeze_(keep)
+
+    def open_all_(self) -> None:
+        """Fix all gates open, and choose again; for `start_afresh_` where gates are not trained."""
+        self.forget_choice_()
+        self.close_(torch.ones_like(self.own_gates.keep()))
 
     def close_within_(self, scores: Tensor, density: float) -> None:
         """Close the open units with the smallest scores, until the multiply-adds are within a density.

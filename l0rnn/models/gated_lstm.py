@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +13,17 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from l0rnn.cost.budget import Budget
 from l0rnn.cost.objective import Objective, Penalty
+from l0rnn.foreign_text import printable
 from l0rnn.gates.hard_concrete import HardConcrete
 from l0rnn.language.language_model import LanguageModel, next_word_loss
 from l0rnn.methods import METHODS, Dense, L0Gates, Method
 from l0rnn.training import PrunableModule
+from l0rnn.training.foreign_checkpoint import check_gated_model, check_weights, is_local
 from l0rnn.training.resuming import model_in
 from l0rnn.training.settings import from_settings, settings_of
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 CLASSES: dict[str, type] = {
     **{method.__name__: method for method in METHODS.values()},
@@ -114,11 +119,13 @@ class L0GatedLSTM(PrunableModule):
         )
 
         def make_optimizer(parameters: list[nn.Parameter]) -> Optimizer:
-            kind = {"sgd": SGD, "adam": Adam}[optimizer]
-            return kind(parameters, lr=learning_rate, weight_decay=weight_decay)
+            told = self.hparams  # which Lightning's learning rate finder changes
+            kind = {"sgd": SGD, "adam": Adam}[told["optimizer"]]
+            return kind(parameters, lr=told["learning_rate"], weight_decay=told["weight_decay"])
 
         def make_scheduler(joint: Optimizer) -> LambdaLR:
-            return LambdaLR(joint, lambda epoch: decay ** max(0, epoch + 1 - flat_epochs))
+            told = self.hparams
+            return LambdaLR(joint, lambda epoch: told["decay"] ** max(0, epoch + 1 - told["flat_epochs"]))
 
         super().__init__(
             network,
@@ -133,6 +140,34 @@ class L0GatedLSTM(PrunableModule):
         self.save_hyperparameters(ignore=["objective", "method"])
         # plain data instead of objects, so that a checkpoint loads without unpickling code
         self.save_hyperparameters({"objective": None, "method": settings_of(chosen)})
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls,
+        checkpoint_path: Any,
+        map_location: Any = None,
+        hparams_file: Any = None,
+        strict: bool | None = None,
+        weights_only: bool | None = True,
+        **kwargs: Any,
+    ) -> Self:
+        """As Lightning's, but nothing is unpickled, and sizes are held against the weights before anything is built.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if the file is no checkpoint of this class, asks for sizes that are not those of its weights,
+                or for a file to be read or written.
+        """
+        if cls in MODELS.values() and is_local(checkpoint_path) and hparams_file is None:
+            check_gated_model(checkpoint_path, cls.cell, CLASSES, kwargs)
+        try:
+            return super().load_from_checkpoint(  # type: ignore[no-any-return, misc]
+                checkpoint_path, map_location, hparams_file, strict, weights_only, **kwargs
+            )
+        except (TypeError, AttributeError, KeyError, RuntimeError) as error:
+            raise ValueError(
+                f"{checkpoint_path} does not hold what a {cls.__name__} is built by: {printable(error)}"
+            ) from error
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add which of the ready-made models this is, for `load_model`."""
@@ -210,4 +245,6 @@ def load_model(checkpoint: str | Path) -> L0GatedLSTM:
             f"`checkpoint` must be of {' or '.join(MODELS)}, got one of {name} in {path}; a shrunken model is loaded "
             "by `l0rnn.training.shrunken.load_shrunken`, and `l0rnn export` and `l0rnn bench` take its checkpoints"
         )
-    return MODELS[name].load_from_checkpoint(path, map_location="cpu", weights_only=True).eval()
+    model = MODELS[name].load_from_checkpoint(path, map_location="cpu")
+    check_weights(model.network, path)
+    return model.eval()

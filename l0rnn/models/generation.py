@@ -62,6 +62,11 @@ def _words(
     token = prompt[-1]
     for _ in range(words):
         logits, state = streamer.step(torch.tensor([token]), state)
+        # a word may be ruled out by -inf, but not all of them, and none may be NaN
+        if not bool((logits[0] < torch.inf).all() and logits[0].isfinite().any()):
+            raise ValueError(
+                "the model gives NaN or infinite logits: its training had diverged, or its file is damaged"
+            )
         if temperature == 0:
             token = int(logits[0].argmax())
         else:

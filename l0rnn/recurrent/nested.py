@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -13,6 +15,8 @@ from torch.nn.utils.rnn import PackedSequence
 def map_tensors(change: Callable[[Any], Any], nested: Any) -> Any:
     """The same nesting with each tensor and `PackedSequence` changed; dicts of any class become plain ones.
 
+    Fields of dataclasses are followed too; other objects stay as they are.
+
     Example:
         >>> map_tensors(torch.neg, {"a": (torch.ones(1), None), "b": [torch.zeros(1), 2]})
         {'a': (tensor([-1.]), None), 'b': [tensor([-0.]), 2]}
@@ -23,6 +27,12 @@ def map_tensors(change: Callable[[Any], Any], nested: Any) -> Any:
         return {key: map_tensors(change, part) for key, part in nested.items()}
     if isinstance(nested, (tuple, list)):
         return sequence_like(nested, (map_tensors(change, part) for part in nested))
+    if dataclasses.is_dataclass(nested) and not isinstance(nested, type):
+        changed = copy.copy(nested)
+        for field in dataclasses.fields(nested):
+            # a frozen one too: the copy is nobody else's yet
+            object.__setattr__(changed, field.name, map_tensors(change, getattr(nested, field.name)))
+        return changed
     return nested
 
 

@@ -77,14 +77,16 @@ def sparse_form(
     """A copy of a network for inference on a CPU, with its matrices held as CSR or BSR, proven equal on inputs.
 
     A matrix is converted if it takes fewer bytes so: for CSR in float32 that is a density below about one half. The
-    others stay dense, as do embeddings, of which single rows are looked up. Recurrent layers with a sparse matrix
-    become a `SparseRNN`, a Linear a `SparseLinear`; all else is copied. The original is not changed.
+    others stay dense, as do embeddings, of which single rows are looked up, and subclasses of torch's layers. Recurrent
+    layers with a sparse matrix become a `SparseRNN`, a Linear a `SparseLinear`; all else is copied. The original is not
+    changed.
 
     Args:
         network: plain torch layers and `RaggedRNN`, trained, with zeros in their weights; on the CPU.
         layout: ``"csr"`` for zeros anywhere, ``"bsr"`` for zeros in blocks.
         block: rows and columns of a block of ``"bsr"``; not used by ``"csr"``.
-        example_inputs: arguments of the network's forward, for the proof; a tuple, or the only argument.
+        example_inputs: arguments of the network's forward, as `l0rnn.explain` takes them: it is run on them to find
+            what it multiplies, and for the proof.
         tolerance: largest accepted difference, as in `l0rnn.shrink`.
 
     Returns:
@@ -210,7 +212,7 @@ def _multiplied(network: nn.Module, units: Units) -> list[str]:
         for weight in units.weights.values()
         if weight.is_matrix
         for alias in weight.aliases
-        if isinstance(network.get_submodule(alias.rpartition(".")[0]), (nn.Linear, nn.LSTM, nn.GRU, nn.RNN))
+        if type(network.get_submodule(alias.rpartition(".")[0])) in (nn.Linear, nn.LSTM, nn.GRU, nn.RNN)
     ]
 
 
@@ -263,9 +265,9 @@ def _difference(network: nn.Module, sparse: nn.Module, example_inputs: Any, tole
             f"`network` does not run with sparse layers in the place of its own: {error}; its forward must call them "
             "on tensors, and not read their weights"
         ) from error
-    if difference > allowed:
+    if not difference <= allowed:
         raise ValueError(
-            f"the sparse network differs from the dense one by {difference:.3g}, more than {allowed:.3g}; a hook or a "
-            "subclass of a torch layer is the usual cause: put the layer in `fixed`, or raise `tolerance`"
+            f"the sparse network differs from the dense one by {difference:.3g}, more than {allowed:.3g}; a hook on a "
+            "layer is the usual cause: call what it does in the network's forward, or raise `tolerance`"
         )
     return difference

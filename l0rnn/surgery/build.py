@@ -9,13 +9,12 @@ from torch import Tensor, nn
 
 from l0rnn.gates.network import ungate_network_
 from l0rnn.recurrent.ragged_rnn import RaggedRNN
-from l0rnn.surgery.sizes import follow_attributes_, raw_tensor, set_sizes_, stack_widths
+from l0rnn.surgery.sizes import raw_tensor, set_sizes_, stack_widths
+from l0rnn.tracing.rules.run import tensors_in
 from l0rnn.tracing.units import Units, cut, scales
 
 
-def build(
-    network: nn.Module, units: Units, gates: Tensor, keep: Tensor, *, followed: list[str] | None = None
-) -> nn.Module:
+def build(network: nn.Module, units: Units, gates: Tensor, keep: Tensor) -> nn.Module:
     """A copy of a network without gates, cut to the kept units, gates folded in. Nothing is run.
 
     Args:
@@ -23,10 +22,13 @@ def build(
         units: its units.
         gates: the gate of each, `(unit,)`.
         keep: which are kept, bool `(unit,)`.
-        followed: a list to which is added what followed: numbers that a module of the user's remembers, see
-            `follow_attributes_`; None to leave them.
     """
-    memo: dict[int, Any] = {}
+    memo: dict[int, Any] = {
+        id(tensor): tensor.detach().clone()  # such as a state from the last step, which has a graph and no copy
+        for module in network.modules()
+        for tensor in tensors_in(list(vars(module).values()))
+        if not tensor.is_leaf
+    }
     for weight in units.weights.values():
         source = raw_tensor(network, weight.name)
         value = source.detach()
@@ -40,8 +42,6 @@ def build(
     small = ungate_network_(copy.deepcopy(network, memo))
     set_sizes_(small, units, keep)
     _replace_uneven_stacks_(small)
-    if followed is not None:
-        followed += follow_attributes_(small, units, keep)
     return small
 
 
@@ -81,12 +81,10 @@ def _ragged(module: Any) -> RaggedRNN:
                 value = module._parameters[f"{own.removesuffix('_l0')}_l{depth}{'_reverse' if direction else ''}"]
                 # oneDNN's LSTM reads past the buffer of a wrong shape instead of failing: checked here or never
                 if value.shape != layer._parameters[own].shape:
-                    raise ValueError(
-                        f"{own!r} was cut to {tuple(value.shape)}, but its layer needs {tuple(layer._parameters[own].shape)}"
-                    )
+                    needed = tuple(layer._parameters[own].shape)
+                    raise ValueError(f"{own!r} was cut to {tuple(value.shape)}, but its layer needs {needed}")
                 layer._parameters[own] = value
             layer._init_flat_weights()
     for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
         setattr(ragged, name, getattr(module, name))
     return ragged.train(module.training)
-

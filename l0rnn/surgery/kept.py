@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from l0rnn.surgery.sizes import raw_tensor
+from l0rnn.surgery.sizes import raw_tensor, width
 from l0rnn.tracing.units import STAYS, Units
 
 
@@ -27,11 +27,17 @@ def units_to_keep(units: Units, gates: Tensor, *, multiple_of: int = 1) -> Tenso
         if name not in normalised:  # a closed unit would count in the LayerNorm's mean
             wanted = -(-wanted // multiple_of) * multiple_of
         keep[axis.units] = filled(keep[axis.units], min(wanted, axis.size))
-    for projected, cells in units.projections:
-        if projected != cells:
-            wanted = int(keep[units.axes[projected].units].sum()) + 1
-            keep[units.axes[cells].units] = filled(keep[units.axes[cells].units], wanted)
+    _keep_more_cells_(units, keep)
     return keep
+
+
+def _keep_more_cells_(units: Units, keep: Tensor) -> None:
+    """Keep more cell units of an LSTM than projected ones, as torch wants it."""
+    for projected, cells in units.projections:
+        missing = width(projected, keep) + 1 - width(cells, keep)
+        own = cells[cells != STAYS]
+        if missing > 0 and len(own):
+            keep[own] = filled(keep[own], int(keep[own].sum()) + missing)
 
 
 def uniform(network: nn.Module, units: Units, keep: Tensor) -> Tensor:
@@ -48,15 +54,13 @@ def uniform(network: nn.Module, units: Units, keep: Tensor) -> Tensor:
     while before is None or not torch.equal(before, keep):
         before = keep.clone()
         for stack in rows:
-            most = max(_width(numbers, keep) for numbers in stack)
+            most = max(width(numbers, keep) for numbers in stack)
             for numbers in stack:
                 own = numbers[numbers != STAYS].unique()
-                missing = most - _width(numbers, keep)
+                missing = most - width(numbers, keep)
                 if missing > 0 and len(own):
                     keep[own] = filled(keep[own], int(keep[own].sum()) + missing)
-        for projected, cells in units.projections:
-            wanted = int(keep[units.axes[projected].units].sum()) + 1
-            keep[units.axes[cells].units] = filled(keep[units.axes[cells].units], wanted)
+        _keep_more_cells_(units, keep)
     return keep
 
 
@@ -68,21 +72,18 @@ def _stacks(network: nn.Module, units: Units) -> list[list[Tensor]]:
             prefix = f"{name}." if name else ""
             for kind in ("weight_hh", "weight_hr"):
                 own = [own for own in module._parameters if own.startswith(kind)]
-                rows = [_weight_units(network, units, f"{prefix}{parameter}") for parameter in own]
+                rows = [weight_units(network, units, f"{prefix}{parameter}") for parameter in own]
                 if rows:
                     found.append(rows)
     return found
 
 
-def _weight_units(network: nn.Module, units: Units, name: str) -> Tensor:
+def weight_units(network: nn.Module, units: Units, name: str) -> Tensor:
+    """The unit of each column of a matrix, by any of its names."""
     if name in units.weights:
         return units.weights[name].units[1]
     source = raw_tensor(network, name)
     return next(weight.units[1] for weight in units.weights.values() if raw_tensor(network, weight.name) is source)
-
-
-def _width(numbers: Tensor, keep: Tensor) -> int:
-    return int(((numbers == STAYS) | keep[numbers.clamp(min=0)]).sum())
 
 
 def filled(keep: Tensor, wanted: int) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from l0rnn.gates.gates import Gates
-from l0rnn.gates.network import attach_readers_, network_gates
+from l0rnn.gates.network import NAME, attach_readers_, network_gates
 from l0rnn.surgery.kept import uniform
 from l0rnn.surgery.sizes import raw_tensor, set_sizes_
 from l0rnn.surgery.states import check_optimizer_state, cut_optimizer_state_, cut_state, recurrent_states
@@ -111,22 +111,37 @@ def resized_shapes(network: nn.Module, units: Units, widths: Mapping[str, int]) 
 
     Args:
         network: the gated network.
-        units: its units as they are now.
-        widths: axis → units it shall have, at most as many as now.
+        units: its units, as they are now or were before some were removed.
+        widths: axis → units it shall have, at most as many as those.
 
     Raises:
         ValueError: if an axis is unknown, or a recurrent stack would get layers of unequal width.
     """
-    keep = _first_units(network, units, widths)
-    shapes = {
-        id(tensor): cut_it(torch.empty_like(tensor, device="meta")).shape
-        for tensor, cut_it in _tensors(network, units, keep)
-    }
+    left = units.kept(_first_units(network, units, widths))
+    shapes = {alias: torch.Size(weight.shape) for weight in left.weights.values() for alias in weight.aliases}
+    shapes |= {f"{NAME}.{part}": torch.Size([left.count]) for part in ("log_alpha", "fixed")}
     named: list[tuple[str, Tensor]] = [
         *network.named_parameters(remove_duplicate=False),
         *network.named_buffers(remove_duplicate=False),
     ]
-    return {name: shapes.get(id(tensor), tensor.shape) for name, tensor in named}
+    return {name: shapes.get(name, tensor.shape) for name, tensor in named}
+
+
+def widen_(network: nn.Module, units: Units) -> None:
+    """Take back all removals, before weights from before them are loaded.
+
+    Args:
+        network: the gated network; its weights hold no sensible values afterwards.
+        units: its units before any was removed.
+    """
+    gates = _gates_of(network)
+    for weight in units.weights.values():
+        tensor = raw_tensor(network, weight.name)
+        if weight.has_units:
+            _set_(tensor, tensor.detach().new_zeros(weight.shape))
+    for tensor in (gates.log_alpha, gates.fixed):
+        _set_(tensor, tensor.detach().new_zeros(units.count))
+    _settle_(network, units, torch.ones(units.count, dtype=torch.bool))
 
 
 def resize_(network: nn.Module, units: Units, widths: Mapping[str, int]) -> Units:

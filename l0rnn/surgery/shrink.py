@@ -15,7 +15,9 @@ from l0rnn.gates.network import deterministic_gates, gate_network_, network_gate
 from l0rnn.recurrent.nested import moved_to
 from l0rnn.surgery.build import build
 from l0rnn.surgery.kept import uniform, units_to_keep
-from l0rnn.surgery.proof import Widths, compare
+from l0rnn.surgery.loss import Loss, compare_losses
+from l0rnn.surgery.proof import NotComparableError, Widths, check_finite, compare, self_difference
+from l0rnn.surgery.sizes import follow_, guesses, numbers_to_follow
 from l0rnn.tracing.trace import trace
 from l0rnn.tracing.units import Units
 
@@ -52,8 +54,8 @@ class NotEqualError(ValueError):
 
     def __init__(self, why: str, axes: list[str]) -> None:
         super().__init__(
-            f"{why}; at fault: {', '.join(axes) or 'several axes together'}. The forward pass uses their width in a way "
-            "that the trace did not see: name them in `fixed`"
+            f"{why}; at fault: {', '.join(axes) or 'several axes together'}. The forward pass uses their width in a "
+            "way that the trace did not see: name them in `fixed`"
         )
         self.why, self.axes = why, axes
 
@@ -92,6 +94,7 @@ def shrink(
     multiple_of: int = 1,
     uniform_stacks: bool = False,
     tolerance: float | None = None,
+    loss: Loss | bool = True,
 ) -> nn.Module:
     """Build the smaller dense network that gives the same outputs.
 
@@ -110,6 +113,8 @@ def shrink(
             with closed units.
         tolerance: largest accepted difference, relative to the largest output if that is above 1. Default: 1e-5 in
             float32, 1e-10 in float64, 3e-2 in half precision.
+        loss: network → training loss of a batch, to be compared as well, see `compare_losses`; True for that of a
+            `PrunableModule` on the first batch it was trained on; False for none.
 
     Returns:
         The shrunken network, in the mode (training or evaluation) of the original. Its attribute ``surgery_report`` is
@@ -143,6 +148,7 @@ def shrink(
         multiple_of=multiple_of,
         uniform_stacks=uniform_stacks,
         tolerance=tolerance,
+        loss=loss,
     )
     log.info("%s", surgery)
     surgery.network.__dict__["surgery_report"] = str(surgery)
@@ -158,6 +164,7 @@ def operate(
     multiple_of: int = 1,
     uniform_stacks: bool = False,
     tolerance: float | None = None,
+    loss: Loss | bool = True,
 ) -> Surgery:
     """As `shrink`, with the report of what was kept, what was not pruned and why, and the measured difference."""
     if multiple_of < 1:
@@ -166,18 +173,25 @@ def operate(
     if is_prunable(model):
         network, units = model.network, model.units
         gates = model.trained_gates() if gates is None else gates
+        loss = getattr(model, "example_loss", None) or False if loss is True else loss
         example_inputs = model.example_input_array if example_inputs is None else example_inputs
         # of a batch on a GPU, while a Trainer leaves the module on the CPU when it is done, or the other way round
         device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
         example_inputs = moved_to(example_inputs, device)
     if example_inputs is None:
         raise ValueError("`example_inputs` must be given: the shrunken network is run against the original on them")
-    _check_finite(network)
     units = trace(network, example_inputs) if units is None else units
+    cut = {name for weight in units.weights.values() if weight.is_matrix or weight.has_units for name in weight.aliases}
+    check_finite(network, cut)
     values = _gate_values(network, units, gates)
     keep = units_to_keep(units, values, multiple_of=multiple_of)
-    keep = uniform(network, units, keep) if uniform_stacks else keep
+    if uniform_stacks:
+        exact, keep = keep, uniform(network, units, keep)
+        _check_normalised(units, keep & ~exact)
     small, difference, followed = build_and_prove(network, units, values, keep, example_inputs, tolerance)
+    if callable(loss):
+        with gated_by(network, units, values) as reference:
+            compare_losses(reference, small, loss, tolerance)
     widths = {name: (int(keep[axis.units].sum()), axis.size) for name, axis in units.axes.items()}
     return Surgery(small, widths, dict(units.whole), difference, followed)
 
@@ -193,21 +207,26 @@ def build_and_prove(
     Raises:
         NotEqualError: if they differ by more than the tolerance, with the axes at fault.
     """
-    widths = Widths(units, keep)
     with gated_by(network, units, gates) as reference:
         why = ""
-        for followed in (None, []):
-            small = build(network, units, gates, keep, followed=followed)
+        numbers = numbers_to_follow(network, units, keep)
+        for guess in guesses(numbers):
+            small = build(network, units, gates, keep)
+            followed = follow_(small, guess)
             try:
-                difference, allowed = compare(reference, small, example_inputs, tolerance, widths)
-            except ValueError as error:
-                if str(error).startswith("`network`") or "original" not in str(error) and "shrunken" not in str(error):
-                    raise
+                difference, allowed = compare(reference, small, example_inputs, tolerance, Widths(units, keep))
+            except NotComparableError as error:
                 why = why or str(error)
                 continue
             if difference <= allowed:
-                return small, difference, tuple(followed or ())
-            why = f"the shrunken network differs from the original by {difference:.3g}, more than {allowed:.3g}"
+                return small, difference, tuple(followed)
+            found = f"the shrunken network differs from the original by {difference:.3g}, more than {allowed:.3g}"
+            if not why and not self_difference(reference, example_inputs, other_numbers=True) <= allowed:
+                found += (
+                    "; it draws random numbers in evaluation mode, and though both networks start from the same ones, "
+                    "where their number follows the widths they are others"
+                )
+            why = why or found
         faults = axes_at_fault(network, units, gates, keep, example_inputs, tolerance)
     raise NotEqualError(why, faults)
 
@@ -215,23 +234,33 @@ def build_and_prove(
 def axes_at_fault(
     network: nn.Module, units: Units, gates: Tensor, keep: Tensor, example_inputs: Any, tolerance: float | None
 ) -> list[str]:
-    """Axes that break the equality when they alone are cut; inside `gated_by`."""
-    faults = []
-    for name, axis in units.axes.items():
+    """Axes that break the equality when they alone are cut, or else together with those before; inside `gated_by`."""
+
+    def breaks(names: list[str]) -> bool:
         alone = torch.ones_like(keep)
-        alone[axis.units] = keep[axis.units]
+        values = torch.ones_like(gates) if network_gates(network) is not None else gates.clone()
+        for name in names:
+            alone[units.axes[name].units] = keep[units.axes[name].units]
+            values[units.axes[name].units] = gates[units.axes[name].units]
         if bool(alone.all()):
-            continue
-        is_fault = True
-        for followed in (None, []):
-            try:
-                small = build(network, units, gates, alone, followed=followed)
-                difference, allowed = compare(network, small, example_inputs, tolerance, Widths(units, alone))
-                is_fault = is_fault and not difference <= allowed
-            except ValueError:
-                pass
-        if is_fault:
-            faults.append(name)
+            return False
+        with gated_by(network, units, values) as reference:
+            for guess in guesses(numbers_to_follow(network, units, alone)):
+                small = build(reference, units, values, alone)
+                follow_(small, guess)
+                try:
+                    difference, allowed = compare(reference, small, example_inputs, tolerance, Widths(units, alone))
+                except ValueError:
+                    continue
+                if difference <= allowed:
+                    return False
+        return True
+
+    faults = [name for name in units.axes if breaks([name])]
+    if not faults:
+        fine: list[str] = []
+        for name in units.axes:
+            (faults if breaks([*fine, name]) else fine).append(name)
     return faults
 
 
@@ -239,6 +268,9 @@ def axes_at_fault(
 def gated_by(network: nn.Module, units: Units, values: Tensor) -> Iterator[nn.Module]:
     """Inside the block the network computes with these gates; afterwards it is what it was."""
     own = network_gates(network)
+    if own is None and not units.axes:
+        yield network
+        return
     if own is None:
         built = deterministic_gates(network, units)
         if built is not None and torch.equal(built, values):
@@ -286,10 +318,12 @@ def _gate_values(network: nn.Module, units: Units, gates: Mapping[str, Tensor] |
     return units.vector(checked, 1.0)
 
 
-def _check_finite(network: nn.Module) -> None:
-    for name, parameter in network.named_parameters():
-        if not bool(torch.isfinite(parameter).all()):
+def _check_normalised(units: Units, filled_up: Tensor) -> None:
+    """Refuse closed units that were kept to fill up a stack where they would count in a mean."""
+    for name, numbers in units.normalised.items():
+        if bool(filled_up[numbers[numbers >= 0]].any()):
+            axes = ", ".join(units.axes_of(numbers))
             raise ValueError(
-                f"`network` must have finite weights, but {name!r} holds NaN or infinity; go back to a checkpoint from "
-                "before the training diverged"
+                f"`uniform_stacks` would fill up {axes} with closed units, which {name!r} would count in its mean; "
+                "leave it out"
             )

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from l0rnn.language.distillation import TEACHERS
 from l0rnn.recurrent.nested import sequence_like
+from l0rnn.surgery.kept import weight_units
 from l0rnn.tracing.units import Units, kept_indices
 
 
@@ -58,32 +59,41 @@ def cut_optimizer_state_(optimizer: Optimizer, parameter: Tensor, cut: Callable[
 
 @dataclass(frozen=True)
 class RecurrentState:
-    """A tensor of a recurrent layer's state, `(layer·direction, batch, unit)`.
+    """A tensor of a recurrent layer's state, `(layer·direction, batch, unit)`, or of a cell's, `(batch, unit)`.
 
     Attributes:
-        layer: the recurrent layer.
+        layer: the recurrent layer or cell.
         units: for each row the unit of each place, int64 `(place,)`.
+        is_cell: whether it is a cell, so that all rows are alike.
     """
 
     layer: str
     units: tuple[Tensor, ...]
+    is_cell: bool = False
 
     @property
     def size(self) -> int:
         """Places in a row."""
         return len(self.units[0])
 
+    def fits(self, state: Tensor) -> bool:
+        """Whether a tensor has the shape of this state."""
+        dimensions = (1, 2) if self.is_cell else (2, 3)  # without batch, with it
+        if state.dim() not in dimensions or state.size(-1) != self.size:
+            return False
+        return self.is_cell or state.size(0) == len(self.units)
+
 
 def recurrent_states(network: nn.Module, units: Units) -> list[RecurrentState]:
     """The tensors of all recurrent layers' states; projected units before the cell units they are made of."""
     states = []
     for layer, module in network.named_modules():
-        if isinstance(module, nn.RNNBase):
+        if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
             for kind in ("weight_hh", "weight_hr"):
-                names = [f"{layer}.{name}" for name in module._parameters if name.startswith(kind)]
-                rows = tuple(units.weights[name].units[1] for name in names if name in units.weights)
+                own = [f"{layer}.{name}".removeprefix(".") for name in module._parameters if name.startswith(kind)]
+                rows = tuple(weight_units(network, units, name) for name in own)
                 if rows:
-                    states.append(RecurrentState(layer, rows))
+                    states.append(RecurrentState(layer, rows, isinstance(module, nn.RNNCellBase)))
     return states
 
 
@@ -106,9 +116,9 @@ def cut_state(state: Any, known: Sequence[RecurrentState], keep: Tensor) -> Any:
         }
     if isinstance(state, (tuple, list)):
         return sequence_like(state, (cut_state(part, known, keep) for part in state))
-    if not isinstance(state, Tensor) or state.dim() not in (2, 3):  # (layer·direction, unit) without batch
+    if not isinstance(state, Tensor):
         return state
-    fitting = [rows for rows in known if (len(rows.units), rows.size) == (state.size(0), state.size(-1))]
+    fitting = [rows for rows in known if rows.fits(state)]
     touched = [rows for rows in fitting if any(kept_indices(units, keep) is not None for units in rows.units)]
     if not touched:
         return state
@@ -118,6 +128,8 @@ def cut_state(state: Any, known: Sequence[RecurrentState], keep: Tensor) -> Any:
             f"a carried state of shape {tuple(state.shape)} may be that of {layers}; carry it in a dict by their names"
         )
     positions = [kept_indices(units, keep) for units in touched[0].units]
+    if touched[0].is_cell:
+        return state if positions[0] is None else state.index_select(-1, positions[0].to(state.device))
     rows = [
         row if place is None else row.index_select(-1, place.to(state.device))
         for row, place in zip(state, positions, strict=True)

@@ -1,4 +1,4 @@
-"""A trial cut before the training: what would fail at the end fails in the first seconds, or is kept whole and said so."""
+"""A trial cut before the training: what would fail at the end fails in the first seconds, or is kept whole."""
 
 from __future__ import annotations
 
@@ -13,16 +13,14 @@ from l0rnn.surgery.shrink import NotEqualError, build_and_prove
 from l0rnn.tracing.trace import trace
 from l0rnn.tracing.units import Units
 
-TRIALS = 4
-
 
 def tried_units(
     network: nn.Module, example_inputs: Any, *, fixed: Sequence[str] = (), tied: Sequence[Sequence[str]] = ()
 ) -> Units:
     """The units of a network that a cut with random gates has shown to be removable.
 
-    The trace follows tensors. A width that the forward pass uses as a number, such as ``view(batch, heads, 64)``, it does
-    not see; the trial does. The axis at fault is then kept whole, with what happened as its reason.
+    The trace follows tensors. A width that the forward pass uses as a number, such as ``view(batch, heads, 64)``, it
+    does not see; the trial does. The axis at fault is then kept whole, with what happened as its reason.
 
     Args:
         network: any network in torch, without gates; left as it was.
@@ -49,7 +47,7 @@ def tried_units(
     """
     reasons: dict[str, str] = {}
     generator = torch.Generator().manual_seed(0)
-    for _ in range(TRIALS):
+    while True:  # each failure keeps one more axis whole
         units = trace(network, example_inputs, fixed=fixed, tied=tied, whole=reasons)
         if not units.axes:
             return units
@@ -65,4 +63,3 @@ def tried_units(
             reasons |= dict.fromkeys(error.axes, f"a trial cut of it failed: {error.why}")
             continue
         return units
-    return units

@@ -1,4 +1,4 @@
-"""What a network is, found by running it once: which units it has, who writes and who reads them, and what stays whole."""
+"""What a network is, found by running it once: its units, who writes and who reads them, and what stays whole."""
 
 from l0rnn.tracing.rules import rule
 from l0rnn.tracing.trace import explain, trace

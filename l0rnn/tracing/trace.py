@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from l0rnn.tracing.numbering import units_of
 from l0rnn.tracing.rules import RULES
-from l0rnn.tracing.run import Run, run_traced, tensors_in
-from l0rnn.tracing.units import Units, units_of
+from l0rnn.tracing.rules.run import Run, run_traced, tensors_in
+from l0rnn.tracing.units import Units
 
 _is_tracing: ContextVar[bool] = ContextVar("a network is being traced", default=False)
 
@@ -54,22 +55,31 @@ def trace(
     """
     _check(network, example_inputs)
     args, kwargs = as_call(network, example_inputs)
+    modules = dict(network.named_modules())
+    others = _code_of_others(modules)
+    own = {name: dict(module._parameters) for name, module in modules.items()}
     with evaluating_modules(network), without_gates(), torch.random.fork_rng(devices=[]):
         try:
             run = run_traced(network, args, kwargs, RULES)
         except Exception as error:
             hint = _hint(error)
-            raise ValueError(f"`network` fails on the `example_inputs`{hint}: {type(error).__name__}: {error}") from error
-    modules = dict(network.named_modules())
+            raise ValueError(
+                f"`network` fails on the `example_inputs`{hint}: {type(error).__name__}: {error}"
+            ) from error
+    for name, module in modules.items():  # a forward pass may set what is no parameter to what is one
+        for extra in module._parameters.keys() - own[name].keys():
+            module.__dict__[extra] = module._parameters.pop(extra)
     _fix_layers(run, modules, [name for name in fixed if name in modules])
-    _fix_code_of_others(run, modules)
+    for name, why in others.items():
+        _fix_own(run, name, why)
     parameters = {name for name, _ in network.named_parameters()}
-    norms = {name for name, module in modules.items() if isinstance(module, NORMS)}
+    norms = {name for name, module in modules.items() if type(module) in NORMS or hasattr(module, "input_gates")}
     units = units_of(run, parameters, norms)
     reasons = dict.fromkeys((name for name in fixed if name not in modules), "`fixed` names it") | dict(whole or {})
     if reasons or tied:
         _overrule(run, units, reasons, tied)
         units = units_of(run, parameters, norms)
+    units.fixed = tuple(fixed)
     return units
 
 
@@ -104,9 +114,8 @@ def describe(units: Units) -> str:
         whole, removable = whole + size, removable + size - stays
     share = f"{100 * removable / whole:.0f} %" if whole else "none"
     count = f"{len(units.axes)} ax{'i' if len(units.axes) == 1 else 'e'}s"
-    lines = [
-        f"{units.count} units on {count} can be removed, and with them {share} of the multiply-adds ({whole:,.0f} a step)."
-    ]
+    costs = f"with them {share} of the multiply-adds ({whole:,.0f} a step)"
+    lines = [f"{units.count} units on {count} can be removed, and {costs}."]
     for axis in units.axes.values():
         made, read = [], []
         for weight in units.weights.values():
@@ -208,23 +217,34 @@ def _fix_layers(run: Run, modules: Mapping[str, nn.Module], names: Iterable[str]
                     run.atoms.fix(labels, "`fixed` names it")
 
 
-def _fix_code_of_others(run: Run, modules: Mapping[str, nn.Module]) -> None:
-    """Recurrent layers with code of their own: gates act inside torch's kernels, which a subclass may go round."""
+def _code_of_others(modules: Mapping[str, nn.Module]) -> dict[str, str]:
+    """Recurrent layers with code of their own → why they stay: it may go round torch's kernels, where gates act."""
+    found = {}
     for name, module in modules.items():
         is_ours = hasattr(module, "is_wired")  # a gated layer, which while it is traced is torch's
-        if not isinstance(module, nn.RNNBase) or is_ours or type(module) in RECURRENT:
+        if not isinstance(module, nn.RNNBase) or is_ours:
             continue
-        for kind in module._parameters:
-            found = run.tensors.get(f"{name}.{kind}".removeprefix("."))
-            if found is not None:
-                for labels in found.dimensions:
-                    run.atoms.fix(labels, f"{name!r} is a {type(module).__name__}, whose own code gates would go round")
+        if type(module) not in RECURRENT:
+            found[name] = f"{name!r} is a {type(module).__name__}, whose own code gates would go round"
+        elif module.num_layers > 1 and set(module._flat_weights_names) != module._parameters.keys():
+            found[name] = f"{name!r} has several layers, and weights that other code computes"
+    return found
+
+
+def _fix_own(run: Run, module: str, why: str) -> None:
+    """Keep all units of a module's own parameters."""
+    for name, tensor in run.tensors.items():
+        if any(alias.rpartition(".")[0] == module for alias in run.aliases[name]):
+            for labels in tensor.dimensions:
+                run.atoms.fix(labels, why)
 
 
 def _overrule(run: Run, units: Units, fixed: Mapping[str, str], tied: Iterable[Sequence[str]]) -> None:
     def labels(axis: str) -> Tensor:
         if axis not in units.axes:
-            raise ValueError(f"`fixed` or `tied` names {axis!r}, which is neither a layer nor one of {', '.join(units.axes)}")
+            raise ValueError(
+                f"`fixed` or `tied` names {axis!r}, which is neither a layer nor one of {', '.join(units.axes)}"
+            )
         wanted = units.axes[axis]
         result = torch.zeros(wanted.size, dtype=torch.int64)
         for name, weight in units.weights.items():
@@ -239,7 +259,9 @@ def _overrule(run: Run, units: Units, fixed: Mapping[str, str], tied: Iterable[S
         first, *others = (labels(axis) for axis in group)
         for axis, other in zip(group[1:], others, strict=True):
             if len(other) != len(first):
-                raise ValueError(f"`tied` must name axes of one size, got {group[0]} ({len(first)}) and {axis} ({len(other)})")
+                raise ValueError(
+                    f"`tied` must name axes of one size, got {group[0]} ({len(first)}) and {axis} ({len(other)})"
+                )
             run.atoms.unite(first, other, "`tied` ties it to what has to stay")
 
 

@@ -52,6 +52,11 @@ class AverageLate(Callback):
         self._mean: dict[str, Tensor] = {}
         self._own: dict[str, Tensor] = {}  # the weights while the average is in their place
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget what a training before has come to."""
+        if trainer.global_step == 0:
+            self._figures, self._steps, self._mean, self._own = [], None, {}, {}
+
     def is_time(self, figure: float) -> bool:
         """Whether the average starts after an evaluation with this figure, which is remembered."""
         if self.patience is None:

@@ -6,6 +6,7 @@ import json
 import signal
 import threading
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,8 @@ class ScaleDropout(Callback):
         self._initial: dict[str, float] = {}
         self._density: float | None = None  # when last looked at
         self._is_set = False  # by this object: a resumed run has to set the rates at once
+        self._is_restored = False  # from a checkpoint, for the training that follows
+        self._scaled: weakref.ref[LightningModule] | None = None  # the module whose rates it has changed
 
     def rate(self, *, initial: float, density: float) -> float:
         """Dropout probability at a density, never above the initial one."""
@@ -49,7 +52,11 @@ class ScaleDropout(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remember the rates the network was built with, unless a checkpoint told them."""
-        if not self._initial:
+        is_known = self._is_restored or (self._scaled is not None and self._scaled() is pl_module)
+        if not self._is_restored:
+            self._density, self._is_set = None, False
+        self._is_restored, self._scaled = False, weakref.ref(pl_module)
+        if not is_known:
             self._initial = {name: _dropout(module) for name, module in _with_dropout(pl_module)}
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -78,6 +85,7 @@ class ScaleDropout(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the initial rates and the density."""
+        self._is_restored = True
         self._initial = dict(state_dict["initial"])
         self._density = state_dict.get("density")
 
@@ -105,6 +113,10 @@ class WriteProgress(Callback):
         self.every = every
         self.quality = quality
         self._written = (float("-inf"), 0)  # when, and at which step
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write after the first step of every training."""
+        self._written = (float("-inf"), trainer.global_step)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Write, if it is time."""
@@ -177,6 +189,7 @@ class PauseOnSignal(Callback):
         self._give_back()
 
     def _give_back(self) -> None:
+        self.is_asked = False  # the next training has not been asked
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}

@@ -35,7 +35,9 @@ class TrainingTime(Callback):
         return {name: self._before[name] + now[name] - running[name] for name in now}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start counting."""
+        """Start counting, from 0 unless a checkpoint told what there was before."""
+        if trainer.global_step == 0:
+            self._before = {"wall": 0.0, "processor": 0.0}
         self._started = _clocks()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

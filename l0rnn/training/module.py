@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from lightning import LightningModule
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from l0rnn.methods import Dense, Method
 from l0rnn.methods.units import unit_method
-from l0rnn.surgery.removal import buildable, remove_units_, resize_, resized_shapes
+from l0rnn.recurrent.nested import moved_to
+from l0rnn.surgery.removal import buildable, remove_units_, resize_, resized_shapes, widen_
 from l0rnn.tracing.units import Units
 from l0rnn.training.averaging import refuse_early_averages
-from l0rnn.training.batches import detached, inputs_of, number_of_targets, of_size
+from l0rnn.training.batches import as_example, inputs_of, of_size
+from l0rnn.training.evaluation import EvaluatedModule
+from l0rnn.training.old_checkpoints import bring_up_to_date_
 from l0rnn.training.optimizer import build_optimizer, single_optimizers
 from l0rnn.training.pruner import Pruner
-from l0rnn.training.resuming import check_same_network, random_state, set_random_state, widths_to_load
+from l0rnn.training.resuming import check_same_network, random_state, set_random_state, state_to_save, widths_to_load
+from l0rnn.training.whole_checkpoints import write_whole_checkpoints_
+
+log = logging.getLogger(__name__)
 
 
-class PrunableModule(LightningModule):
+class PrunableModule(EvaluatedModule):
     """Trains a network under a pruning method, by Lightning's automatic optimisation.
 
     Gradient clipping, precision, accumulation, loggers and checkpoints are the Trainer's. A checkpoint holds all that a
@@ -30,12 +39,15 @@ class PrunableModule(LightningModule):
     Args:
         network: modules of plain torch; the method may change it in place.
         loss: ``loss(network, batch) → mean loss``; with ``carries_state``,
-            ``loss(network, batch, state) → (mean loss, state)``.
+            ``loss(network, batch, state) → (mean loss, state)``. Either may return, behind these, how many targets the
+            loss is a mean over, by which an evaluation weights its batches.
         method: the pruning method; None trains the network as it is.
         fixed: layers or axes that have to stay whole, see `l0rnn.tracing.trace`.
         tied: groups of axes whose units have to be removed together.
         optimizer: parameters → optimiser of the weights. Default: SGD with learning rate 1.
-        scheduler: optimiser → learning rate scheduler, stepped once per epoch; None for a constant rate.
+        scheduler: optimiser → learning rate scheduler, stepped once per epoch, a `ReduceLROnPlateau` by ``valid/loss``;
+            or what Lightning takes for ``lr_scheduler``, a dict of ``scheduler``, ``interval``, ``monitor`` and so on;
+            None for a constant rate.
         gate_learning_rate: learning rate of Adam for the gates.
         carries_state: whether the recurrent state goes on from batch to batch (truncated back-propagation).
         example_inputs: arguments of the network's forward: a tuple for several, a dict of keyword arguments, or the
@@ -92,21 +104,22 @@ class PrunableModule(LightningModule):
         self.make_scheduler = scheduler
         self.gate_learning_rate = gate_learning_rate
         self.carries_state = carries_state
-        self.example_input_array = example_inputs
+        self.example_input_array = as_example(network, example_inputs)
         self.fixed, self.tied = tuple(fixed), tuple(map(tuple, tied))
         if example_inputs is None and isinstance(self.method, Dense):
             self.units = Units()
-            self.method.attach(network, self.units)
+            self.method.attach(network, self.units)  # which changes nothing
         else:
             self.units = Pruner(network, self.method, example_inputs, fixed=fixed, tied=tied).units
+        self._all_units = self.units  # before any is removed
         self.remaining: dict[str, Tensor] = {}
         self._carried: Any = None
+        self._example_batch: Any = None
         self._random_state: dict[str, Any] | None = None
-        self._evaluated: list[Tensor] = []
 
-    def forward(self, *inputs: Any) -> Any:
+    def forward(self, *inputs: Any, **named: Any) -> Any:
         """Run the network."""
-        return self.network(*inputs)
+        return self.network(*inputs, **named)
 
     def inputs_of_size(self, batch: int, steps: int) -> tuple[Any, ...]:
         """Arguments of the network's forward at another size, for measurements: the example, repeated and cut.
@@ -120,6 +133,8 @@ class PrunableModule(LightningModule):
             raise ValueError("`example_inputs` must be given to the module, or a batch be trained, before it is timed")
         example: Any = self.example_input_array
         parts = example if isinstance(example, tuple) else (example,)
+        if isinstance(example, dict):
+            raise ValueError("`inputs_of_size` must be overridden for a network that takes keyword arguments")
         return tuple(of_size(part, batch, steps) for part in parts)
 
     def trained_gates(self) -> dict[str, Tensor]:
@@ -136,19 +151,39 @@ class PrunableModule(LightningModule):
         return self.method.gates()
 
     def on_fit_start(self) -> None:
-        """Refuse callbacks of Lightning that would undo what the method does."""
+        """Refuse callbacks of Lightning that would undo what the method does, and see to mode and checkpoints."""
         refuse_early_averages(self.trainer.callbacks, self.method)  # type: ignore[attr-defined]
+        write_whole_checkpoints_(self.trainer)
+        # what was loaded for use is in evaluation mode, which Lightning leaves as it is: no gate would be drawn, and
+        # nothing dropped. A part that its user has put into that mode stays in it.
+        if not any(module.training for module in self.network.modules()):
+            log.info("the network was in evaluation mode throughout; it is put into training mode")
+            self.train()
+        if self._random_state is not None and self._random_state.get("is_over"):
+            # at the end of an epoch: before the loader draws the order of the next one's batches, which Lightning lets
+            # it do between here and `on_train_start`
+            set_random_state(self._random_state)
+            self._random_state = None
 
     def on_train_start(self) -> None:
         """Tell the method how long the training is."""
         # not earlier: asking the Trainer sets up its data, after which it no longer resumes in the middle of an epoch
-        steps = self.trainer.estimated_stepping_batches
-        if not 0 < steps < float("inf"):  # -1 for data without length
-            raise ValueError(
-                "`max_epochs` or `max_steps` of the Trainer must be set, and for data without a length `max_steps`, or "
-                f"`limit_train_batches`: schedules are fractions of the training, got {steps} steps"
-            )
-        self.method.begin(int(steps))
+        steps = steps_of(self.trainer)
+        if self.trainer.global_step == 0:
+            if int(self.method.steps) > 0:
+                log.warning(
+                    "the module was trained before, for %d steps, and this training chooses anew what to keep; to go "
+                    "on with that one, give `ckpt_path`, and to train what it left, `shrink` the module",
+                    int(self.method.steps),
+                )
+            self.method.start_afresh_()
+        self.method.begin(steps)
+        self._carried = moved_to(self._carried, self.device)
+
+    def on_train_end(self) -> None:
+        """Say so if the training has ended before the method had chosen what to keep."""
+        if open_question := what_is_open(self.method, self.trainer.global_step, int(self.method.total_steps)):
+            log.warning("%s", open_question)
 
     def on_train_epoch_start(self) -> None:
         """A new epoch starts from a zero state, unless it is the rest of one that a checkpoint interrupted."""
@@ -161,7 +196,9 @@ class PrunableModule(LightningModule):
             set_random_state(self._random_state)
             self._random_state = None
         if self.example_input_array is None:
-            self.example_input_array = inputs_of(batch)
+            self.example_input_array = as_example(self.network, inputs_of(batch))
+        if self._example_batch is None:
+            self._example_batch = batch
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Loss of a batch plus the method's penalty."""
@@ -186,11 +223,14 @@ class PrunableModule(LightningModule):
                 if name == "density" or name.startswith("kept/"):
                     self.log(name.rpartition(".")[2].removeprefix("kept/"), value, prog_bar=True, logger=False)
 
-    def _loss(self, batch: Any, state: Any) -> tuple[Tensor, Any]:
-        if not self.carries_state:
-            return self.loss(self.network, batch), None
-        loss, state = self.loss(self.network, batch, state)
-        return loss, detached(state)
+    @property
+    def example_loss(self) -> Callable[[nn.Module], Any] | None:
+        """Network → loss of the first batch of the training, which `shrink` compares; None before there is one."""
+        if self._example_batch is None:
+            return None
+        batch = moved_to(self._example_batch, next(self.network.parameters()).device)
+        state = (None,) if self.carries_state else ()
+        return lambda network: self.loss(network, batch, *state)
 
     def _last_checkpoint(self) -> str:
         callback: Any = self.trainer.checkpoint_callback
@@ -202,44 +242,16 @@ class PrunableModule(LightningModule):
         super().optimizer_step(*args, **kwargs)
         self.method.after_step(self.trainer.global_step + 1)
 
-    def on_validation_epoch_start(self) -> None:
-        """Evaluate from a zero state; the training's state waits."""
-        self._evaluated, self._evaluation_state = [], None
-
-    on_test_epoch_start = on_validation_epoch_start
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Loss of a batch, weighted by its number of targets, its second tensor, or else by its size."""
-        loss, self._evaluation_state = self._loss(batch, self._evaluation_state)
-        count = number_of_targets(batch)
-        self._evaluated.append(torch.stack((loss.detach().double() * count, torch.tensor(count).to(loss))))
-
-    test_step = validation_step
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the mean loss of the evaluation."""
-        self._log_evaluation("valid")
-
-    def on_test_epoch_end(self) -> None:
-        """Log the mean loss of the test."""
-        self._log_evaluation("test")
-
-    def _log_evaluation(self, stage: str) -> None:
-        if self._evaluated:
-            total, count = torch.stack(self._evaluated).double().sum(0)
-            self.log_dict(self.evaluation_figures(stage, (total / count).float()), prog_bar=True)
-
-    def evaluation_figures(self, stage: str, loss: Tensor) -> dict[str, Tensor]:
-        """What to log of an evaluation, given its mean loss in nats per target."""
-        return {f"{stage}/loss": loss}
-
     def configure_optimizers(self) -> Any:
         """The user's optimiser, with the gates beside it."""
         gates = list(self.method.gate_parameters())
         optimizer = build_optimizer(self.network, gates, self.make_optimizer, self.gate_learning_rate)
         if self.make_scheduler is None:
             return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": self.make_scheduler(optimizer)}
+        scheduler = self.make_scheduler(optimizer)
+        if isinstance(scheduler, ReduceLROnPlateau):
+            scheduler = {"scheduler": scheduler, "monitor": "valid/loss"}
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def remove_units_(self, keep: Tensor, optimizers: Iterable[Optimizer] = ()) -> None:
         """Cut closed units out of the network between two steps of a training, which goes on with what is left.
@@ -259,9 +271,7 @@ class PrunableModule(LightningModule):
         keep = buildable(self.network, self.units, keep)
         each = [part for optimizer in optimizers for part in single_optimizers(optimizer)]
         before = self.units.by_axis(keep)
-        self.units, self._carried = remove_units_(
-            self.network, self.units, keep, optimizers=each, state=self._carried
-        )
+        self.units, self._carried = remove_units_(self.network, self.units, keep, optimizers=each, state=self._carried)
         for axis, kept in before.items():
             if not bool(kept.all()):
                 left = self.remaining.get(axis, torch.ones_like(kept))
@@ -272,8 +282,9 @@ class PrunableModule(LightningModule):
         """Add the carried state, the random numbers, and which units are left."""
         # after the last batch of an epoch a training goes on with a new epoch, which starts from a zero state
         is_over = self._trainer is not None and self._trainer.is_last_batch
-        carried = None if is_over else self._carried
-        checkpoint["l0rnn"] = {"carried": carried, "random": random_state(), "remaining": dict(self.remaining)}
+        carried = None if is_over else state_to_save(self._carried)
+        random = random_state() | {"is_over": is_over}
+        checkpoint["l0rnn"] = {"carried": carried, "random": random, "remaining": dict(self.remaining)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that the checkpoint is of this network, give it the checkpoint's widths, and take over what it adds.
@@ -281,22 +292,74 @@ class PrunableModule(LightningModule):
         Raises:
             ValueError: if parameters differ in name or shape, or units were removed that this network never had.
         """
+        # for a training that goes on; a new one, from the weights of a checkpoint, begins with its own
+        goes_on = self._trainer is not None and self._trainer.state.fn == "fit"
+        axes = {name: axis.size for name, axis in self.units.axes.items()}
+        bring_up_to_date_(checkpoint, axes, goes_on=goes_on)
         saved = checkpoint.get("l0rnn", {})
         shapes = {name: tensor.shape for name, tensor in self.state_dict().items()}
         remaining = saved.get("remaining", {})
         if remaining or self.remaining:
             method = unit_method(self.method)
-            sizes = {name: axis.size for name, axis in self.units.axes.items()}
-            widths = widths_to_load(remaining, self.remaining, sizes)
-            resized = resized_shapes(self.network, self.units, widths)
+            widths = widths_to_load(remaining, self.remaining, axes)
+            resized = resized_shapes(self.network, self._all_units, widths)
             check_same_network(
                 shapes | {f"network.{name}": shape for name, shape in resized.items()}, checkpoint["state_dict"]
             )
-            self.units = resize_(self.network, self.units, widths)
+            if self.remaining:
+                widen_(self.network, self._all_units)
+            self.units = resize_(self.network, self._all_units, widths)
             method.redraw_(self.units)
             self.remaining = dict(remaining)
         else:
             check_same_network(shapes, checkpoint["state_dict"])
-        # for a training that goes on; a new one, from the weights of a checkpoint, begins with its own
-        goes_on = self._trainer is not None and self._trainer.state.fn == "fit"
         self._carried, self._random_state = (saved.get(key) if goes_on else None for key in ("carried", "random"))
+        self._carried = moved_to(self._carried, self.device)
+
+
+def steps_of(trainer: Any) -> int:
+    """Optimiser steps of a whole training, as its Trainer plans it.
+
+    Lightning's own estimate takes the accumulation of gradients for the same in all epochs; under a
+    `GradientAccumulationScheduler` there are fewer steps than that, and schedules would never end.
+
+    Raises:
+        ValueError: if it has no end.
+    """
+    steps = trainer.estimated_stepping_batches
+    schedules = [part for part in trainer.callbacks if isinstance(part, GradientAccumulationScheduler)]
+    batches = trainer.num_training_batches
+    if schedules and trainer.max_epochs not in (None, -1) and batches != float("inf"):
+        factors = [schedules[0].get_accumulate_grad_batches(epoch) for epoch in range(trainer.max_epochs)]
+        steps = sum(math.ceil(batches / factor) for factor in factors)
+        steps = steps if trainer.max_steps == -1 else min(steps, trainer.max_steps)
+    if not 0 < steps < float("inf"):  # -1 for data without length
+        raise ValueError(
+            "`max_epochs` or `max_steps` of the Trainer must be set, and for data without a length `max_steps`, or "
+            f"`limit_train_batches`: schedules are fractions of the training, got {steps} steps"
+        )
+    return int(steps)
+
+
+def what_is_open(method: Method, step: int, steps: int) -> str | None:
+    """What to say at the end of a training in which the method has not chosen what to keep, or None.
+
+    Example:
+        >>> what_is_open(Dense(), 5, 10) is None
+        True
+    """
+    if isinstance(method, Dense) or method.has_chosen or step == 0:
+        return None
+    density = method.figures().get("density")
+    now = "" if density is None else f" The density is {density:.2f} now."
+    reason = (
+        "it ended early, as by EarlyStopping, `max_time` or a signal: give them a `min_epochs` or `min_steps` after "
+        "the choice, or plan fewer epochs"
+        if step < steps
+        else "its schedule ends later: look at its fractions of the training"
+    )
+    return (
+        f"the training ended after step {step} of {steps}, before {type(method).__name__} had chosen what to keep, so "
+        f"its budget or density is not met and the rest would not be fine-tuned.{now} In fact {reason}; a run that "
+        "goes on from the last checkpoint chooses when its time comes"
+    )

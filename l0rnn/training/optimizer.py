@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+import itertools
+from collections.abc import Callable, Iterator, MutableMapping
 from typing import Any
 
 import torch
@@ -32,21 +34,53 @@ class WeightsAndGates(Optimizer):
         self.weights = weights
         self.gates = gates
         self._gate_rates = [group["lr"] for group in gates.param_groups]
+        self._first = len(weights.param_groups)  # groups added later come behind the gates, as schedulers count them
+        self._is_built = False
         super().__init__([*weights.param_groups, *gates.param_groups], weights.defaults)
-        self._share_groups()
+        self._is_built = True
 
-    def _share_groups(self) -> None:
-        """Schedulers and clipping work on `param_groups`: the very dicts of the two optimisers."""
-        self.param_groups = [*self.weights.param_groups, *self.gates.param_groups]
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+        """The very dicts of the two optimisers, on which schedulers and clipping work."""
+        own = self.weights.param_groups
+        return [*own[: self._first], *self.gates.param_groups, *own[self._first :]]
 
-    @torch.no_grad()
+    @param_groups.setter
+    def param_groups(self, groups: list[dict[str, Any]]) -> None:
+        if not self._is_built:  # by torch, which begins with an empty list
+            return
+        gates = {id(parameter) for group in self.gates.param_groups for parameter in group["params"]}
+        of_gates = [group for group in groups if any(id(parameter) in gates for parameter in group["params"])]
+        self.gates.param_groups = of_gates
+        self.weights.param_groups = [group for group in groups if not any(group is own for own in of_gates)]
+        place = next((place for place, group in enumerate(groups) if any(group is own for own in of_gates)), None)
+        self._first = len(self.weights.param_groups) if place is None else place
+
+    @property
+    def state(self) -> Any:  # type: ignore[override]
+        """What both remember of their parameters; written to where the parameter belongs."""
+        return _States(self)
+
+    @state.setter
+    def state(self, state: Any) -> None:
+        """Torch begins with an empty one; there is nothing to be put in the place of those of the two."""
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Hand a group of parameters, such as those of a layer that is thawed, on to the optimiser of the weights."""
+        if self._is_built:
+            self.weights.add_param_group(param_group)
+
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Evaluate the closure, if any, then step the weights and the gates."""
+        """Step the weights and then the gates; the closure goes to the weights' optimiser, which may need it twice."""
         loss = None
-        if closure is not None:
+        if closure is None:
+            self.weights.step()
+        elif "closure" in inspect.signature(self.weights.step).parameters:
+            loss = self.weights.step(closure)
+        else:
             with torch.enable_grad():
                 loss = closure()
-        self.weights.step()
+            self.weights.step()
         for group, rate in zip(self.gates.param_groups, self._gate_rates, strict=True):
             group["lr"] = rate
         self.gates.step()
@@ -57,6 +91,16 @@ class WeightsAndGates(Optimizer):
         self.weights.zero_grad(set_to_none)
         self.gates.zero_grad(set_to_none)
 
+    def train(self) -> None:
+        """Tell the weights' optimiser that training goes on, if it is one that asks to be told (schedule-free)."""
+        if hasattr(self.weights, "train"):
+            self.weights.train()  # type: ignore[operator]
+
+    def eval(self) -> None:
+        """Tell the weights' optimiser that an evaluation follows, if it is one that asks to be told (schedule-free)."""
+        if hasattr(self.weights, "eval"):
+            self.weights.eval()  # type: ignore[operator]
+
     def state_dict(self) -> dict[str, Any]:
         """The state of both optimisers."""
         return {"weights": self.weights.state_dict(), "gates": self.gates.state_dict()}
@@ -65,16 +109,51 @@ class WeightsAndGates(Optimizer):
         """Restore what `state_dict` returned.
 
         Raises:
-            ValueError: if the state is that of another kind of optimiser.
+            ValueError: if the state is that of another kind of optimiser, or of other groups of parameters.
         """
         if set(state_dict) != {"weights", "gates"}:
             raise ValueError(
                 f"the optimiser state must have the parts 'weights' and 'gates', got {sorted(state_dict)}; "
                 "the checkpoint is of a run with another method"
             )
+        theirs = [len(group["params"]) for group in state_dict["weights"]["param_groups"]]
+        own = [len(group["params"]) for group in self.weights.param_groups]
+        if theirs != own:
+            raise ValueError(
+                f"the optimiser state is of groups of {theirs} parameters, but this optimiser has groups of {own}; add "
+                "the groups that were added in that training, by `add_param_group`, before its state is loaded"
+            )
         self.weights.load_state_dict(state_dict["weights"])
         self.gates.load_state_dict(state_dict["gates"])
-        self._share_groups()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return dict(self.__dict__)
+
+
+class _States(MutableMapping[Any, Any]):
+    """The states of both optimisers as one mapping, parameter → what is remembered of it."""
+
+    def __init__(self, optimizer: WeightsAndGates) -> None:
+        self._weights, self._gates = optimizer.weights.state, optimizer.gates.state
+        self._of_gates = {id(parameter) for group in optimizer.gates.param_groups for parameter in group["params"]}
+
+    def _of(self, parameter: Any) -> Any:
+        return self._gates if id(parameter) in self._of_gates else self._weights
+
+    def __getitem__(self, parameter: Any) -> Any:
+        return self._of(parameter)[parameter]
+
+    def __setitem__(self, parameter: Any, state: Any) -> None:
+        self._of(parameter)[parameter] = state
+
+    def __delitem__(self, parameter: Any) -> None:
+        del self._of(parameter)[parameter]
+
+    def __iter__(self) -> Iterator[Any]:
+        return itertools.chain(self._weights, self._gates)
+
+    def __len__(self) -> int:
+        return len(self._weights) + len(self._gates)
 
 
 def build_optimizer(

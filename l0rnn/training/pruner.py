@@ -8,11 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from l0rnn.gates.network import network_gates
 from l0rnn.methods.dense import Dense
 from l0rnn.methods.method import Method
 from l0rnn.methods.units import UnitMethod
+from l0rnn.recurrent.nested import moved_to
 from l0rnn.surgery.shrink import shrink
 from l0rnn.surgery.trial import tried_units
+from l0rnn.tracing.trace import trace
 
 PATIENCE = 3  # steps in a row without a gradient for the gates that are let pass
 
@@ -27,8 +30,8 @@ class Pruner:
     Args:
         network: any network in torch; the method may change it in place.
         method: the pruning method; None prunes nothing.
-        example_inputs: arguments of the network's forward: a tuple for several, a dict of keyword arguments, or the only
-            one.
+        example_inputs: arguments of the network's forward: a tuple for several, a dict of keyword arguments, or the
+            only one. Needed to find the units, and `shrink` compares the outputs on them.
         steps: optimiser steps of the whole training, of which schedules are fractions.
         gate_learning_rate: of the gates' Adam.
         fixed: layers or axes that have to stay whole.
@@ -70,28 +73,26 @@ class Pruner:
     ) -> None:
         if example_inputs is None:
             raise ValueError(
-                "`example_inputs` must be given: the network is run on them once to find its units; a batch of two short "
-                "sequences will do"
+                "`example_inputs` must be given: the network is run on them once to find its units; a batch of two "
+                "short sequences will do"
             )
         if not gate_learning_rate > 0:
             raise ValueError(f"`gate_learning_rate` must be > 0, got {gate_learning_rate}")
         self.network = network
         self.method = Dense() if method is None else method
-        if int(self.method.steps) or self.method.has_chosen:
-            raise ValueError(
-                f"`method` must be new, got a {type(self.method).__name__} that has pruned a network already; make "
-                "another one"
-            )
+        self.method.refuse_second_network()
         self.example_inputs = example_inputs
         self.gate_learning_rate = gate_learning_rate
-        self.units = tried_units(network, example_inputs, fixed=fixed, tied=tied)
+        find = trace if isinstance(self.method, Dense) else tried_units  # what is never cut need not be tried
+        self.units = find(network, example_inputs, fixed=fixed, tied=tied)
         self.method.attach(network, self.units)
         if isinstance(self.method, UnitMethod):
             self.units = self.method.traced
         self._optimizer: torch.optim.Optimizer | None = None
         self._left: list[Tensor] = []
-        self._without_gradient = 0
+        self._without_gradient, self._without_penalty = 0, 0  # steps in a row
         self._step = 0
+        self._is_loaded = False
         if steps is not None:
             self.begin(steps)
 
@@ -100,18 +101,27 @@ class Pruner:
 
         Raises:
             ValueError: if it is not a whole number > 0.
+            RuntimeError: if a training has begun, and `load_state_dict` is not what let it go on.
         """
         if not isinstance(steps, int) or steps <= 0:
             raise ValueError(f"`steps` must be a whole number of optimiser steps > 0, got {steps!r}")
+        if self._step and not self._is_loaded:
+            raise RuntimeError(
+                f"`begin` must come before the first step, but {self._step} have been made; for another training make "
+                "another Pruner, of the network as it was built or of the shrunken one"
+            )
         self.method.begin(steps)
 
     def weights(self) -> list[nn.Parameter]:
         """The parameters of the network without those of the gates, for an optimiser that is made afterwards."""
-        own = {id(parameter) for parameter in self.method.gate_parameters()}
+        gates = network_gates(self.network)
+        own = set() if gates is None else {id(parameter) for parameter in gates.parameters()}
         return [parameter for parameter in self.network.parameters() if id(parameter) not in own]
 
     def penalty(self) -> Tensor:
-        """What is added to the loss of this step: a scalar. Once per optimiser step, or with every accumulated batch."""
+        """What is added to the loss: a scalar. Once per optimiser step, or with every accumulated batch."""
+        self._follow_device()
+        self._without_penalty = 0
         return self.method.penalty()
 
     @torch.no_grad()
@@ -119,15 +129,21 @@ class Pruner:
         """Follow an optimiser step: step the gates, let the price move, close and fix units when it is time.
 
         Raises:
-            RuntimeError: if the gates get no gradients, are stepped by another optimiser too, or `steps` is unknown.
+            RuntimeError: if the gates get no gradients, nobody asks for the penalty, another optimiser steps the gates
+                too, or `steps` is unknown.
         """
         if int(self.method._total) == 0:
             raise RuntimeError("`steps` must be given before the first step, since schedules are fractions of it")
+        self._follow_device()
+        self._check_penalty()
         gates = [parameter for parameter in self.method.gate_parameters() if parameter.requires_grad]
         if gates:
             self._check_gates(gates)
             if self._optimizer is None:
                 self._optimizer = torch.optim.Adam(gates, lr=self.gate_learning_rate)
+            for parameter in gates:
+                if parameter.grad is not None:  # what a GradScaler lets overflow would stay in Adam for good
+                    parameter.grad.nan_to_num_(0.0, 0.0, 0.0)
             self._optimizer.step()
             self._optimizer.zero_grad()
             self._left = [parameter.detach().clone() for parameter in gates]
@@ -146,6 +162,24 @@ class Pruner:
                 f"the gates have had no gradient for {PATIENCE} steps: add `pruner.penalty()` to the loss, and call "
                 "`pruner.step()` before gradients are cleared"
             )
+
+    def _check_penalty(self) -> None:
+        self._without_penalty += 1
+        if self._without_penalty <= PATIENCE or self.method.has_chosen:
+            return
+        with torch.enable_grad():
+            is_missed = self.method.penalty().requires_grad
+        if is_missed:
+            raise RuntimeError(
+                f"nobody has asked for the penalty in {PATIENCE} steps, without which {type(self.method).__name__} "
+                "prunes nothing: add `pruner.penalty()` to the loss of every step"
+            )
+
+    def _follow_device(self) -> None:
+        """The network may have been moved; the method is no part of it."""
+        device = next(self.network.parameters()).device
+        if self.method.steps.device != device:
+            self.method.to(device)
 
     @property
     def has_chosen(self) -> bool:
@@ -167,10 +201,14 @@ class Pruner:
         return self.method.gates()
 
     def shrink(self, **options: Any) -> nn.Module:
-        """The smaller dense network that gives the same outputs, see `l0rnn.shrink`, which has the options."""
-        return shrink(
-            self.network, self.trained_gates(), example_inputs=self.example_inputs, units=self.units, **options
-        )
+        """The smaller dense network that gives the same outputs, see `l0rnn.shrink`, which has the options.
+
+        For a loss that reads weights of the network by itself, ``loss=lambda network: loss(network, batch)`` lets it be
+        compared too.
+        """
+        device = next(self.network.parameters()).device
+        example = moved_to(self.example_inputs, device)
+        return shrink(self.network, self.trained_gates(), **{"example_inputs": example, "units": self.units, **options})
 
     def state_dict(self) -> dict[str, Any]:
         """All that the network's own state has not: price, schedule, and what the gates' optimiser remembers."""
@@ -181,14 +219,15 @@ class Pruner:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state_dict` was; the network's state has been loaded before, into the network with gates."""
+        """Go on where `state_dict` was; the network's state has been loaded before, into the network with gates.
+
+        The length of the training is that of the state, unless `begin` is called afterwards.
+        """
         self.method.load_state_dict(state["method"])
-        self._step = int(state["step"])
-        self._left = []
+        self._step, self._is_loaded = int(state["step"]), True
+        self._left, self._without_gradient, self._without_penalty = [], 0, 0
         gates = list(self.method.gate_parameters())
         self._optimizer = None
         if state["optimizer"] is not None and gates:
             self._optimizer = torch.optim.Adam(gates, lr=self.gate_learning_rate)
             self._optimizer.load_state_dict(state["optimizer"])
-
-

@@ -94,9 +94,13 @@ class RemoveClosedUnits(Callback):
         check_kind_of_optimizer(pl_module.make_optimizer, kinds)  # type: ignore[arg-type]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remove what a method has closed before the training."""
+        """Forget the looks of a training before."""
         if trainer.global_step == 0:
-            self._looks = None
+            self._looks, self._looked_at = None, -1
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remove what a method has closed before the training; by now it has forgotten one before."""
+        if trainer.global_step == 0:
             self.remove_(pl_module, trainer.optimizers, trainer.global_step)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from l0rnn.foreign_text import printable
+from l0rnn.training.checkpoint_file import read_header
 
 
 def random_state() -> dict[str, Any]:
@@ -26,6 +29,40 @@ def set_random_state(state: Mapping[str, Any]) -> None:
         torch.cuda.set_rng_state_all([part.cpu() for part in state["cuda"]])
 
 
+def state_to_save(state: Any) -> Any:
+    """A carried state as a checkpoint can hold it: tensors in plain tuples, lists and dicts; None for one of a class.
+
+    A class of its user's would be pickled by its name, and the checkpoint load nowhere else, or by unpickling alone.
+
+    Example:
+        >>> state_to_save((torch.zeros(1), None))
+        (tensor([0.]), None)
+    """
+    if is_plain(state):
+        return state
+    warnings.warn(
+        f"the carried state, a {type(state).__name__}, is not made of plain tuples, lists and dicts of tensors, which "
+        "is all that a checkpoint holds: a training that goes on in the middle of an epoch starts there from zeros; "
+        "return the state as a tuple to go on exactly",
+        stacklevel=2,
+    )
+    return None
+
+
+def is_plain(nested: Any) -> bool:
+    """Whether something is made of tensors, numbers and texts in plain tuples, lists and dicts alone.
+
+    Example:
+        >>> is_plain([{"h": (torch.zeros(1), None)}]), is_plain(object())
+        (True, False)
+    """
+    if type(nested) is dict:
+        return all(is_plain(part) for pair in nested.items() for part in pair)
+    if type(nested) in (tuple, list):
+        return all(is_plain(part) for part in nested)
+    return isinstance(nested, (Tensor, bool, int, float, str, type(None)))
+
+
 def check_same_network(own: Mapping[str, torch.Size], theirs: Mapping[str, Tensor]) -> None:
     """Refuse the weights of another network.
 
@@ -39,10 +76,10 @@ def check_same_network(own: Mapping[str, torch.Size], theirs: Mapping[str, Tenso
     Example:
         >>> check_same_network({"weight": torch.Size([2])}, {"weight": torch.zeros(2)})
     """
-    wrong = [f"{name} is missing" for name in own.keys() - theirs.keys()]
-    wrong += [f"{name} is unknown" for name in theirs.keys() - own.keys()]
+    wrong = [f"{printable(name)} is missing" for name in own.keys() - theirs.keys()]
+    wrong += [f"{printable(name)} is unknown" for name in theirs.keys() - own.keys()]
     wrong += [
-        f"{name} has shape {tuple(theirs[name].shape)} instead of {tuple(own[name])}"
+        f"{printable(name)} has shape {tuple(theirs[name].shape)} instead of {tuple(own[name])}"
         for name in own.keys() & theirs.keys()
         if own[name] != theirs[name].shape
     ]
@@ -72,6 +109,9 @@ def widths_to_load(theirs: Mapping[str, Tensor], own: Mapping[str, Tensor], size
     for axis, units in theirs.items():
         if axis not in original:
             reason = "which this network does not have"
+        elif not isinstance(units, Tensor) or units.numel() > 10 * original[axis]:  # it may claim any size
+            size = f"{units.numel():,}" if isinstance(units, Tensor) else "no number of"
+            reason = f"kept some of {size} units, where this network has {original[axis]}"
         elif units.dtype != torch.bool or units.shape != (original[axis],) or not bool(units.any()):
             reason = f"kept {int(units.sum())} of {units.numel()} units, where this network has {original[axis]}"
         else:
@@ -87,12 +127,13 @@ def widths_to_load(theirs: Mapping[str, Tensor], own: Mapping[str, Tensor], size
 def model_in(checkpoint: str | Path) -> str | None:
     """Name of the ready-made model that a checkpoint is of, or None if it is another file, or damaged.
 
-    torch's own message is not handed on: it advises to load with pickle, which a file from elsewhere must not talk
-    anyone into.
+    Only headers are read, so that a large file of another kind takes no time. What is wrong with it is not handed on:
+    torch's own message advises to load with pickle, which a file from elsewhere must not talk anyone into.
     """
     try:
-        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except (OSError, KeyError, TypeError, pickle.UnpicklingError, RuntimeError, EOFError):
+        content = read_header(checkpoint)
+    except (OSError, ValueError):
         return None
-    added = content.get("l0rnn") if isinstance(content, dict) else None
-    return added.get("model") if isinstance(added, dict) else None
+    added = content.get("l0rnn") if isinstance(content, Mapping) else None
+    name = added.get("model") if isinstance(added, Mapping) else None
+    return name if isinstance(name, str) else None

@@ -6,6 +6,10 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from l0rnn.foreign_text import printable
+
+_OF_LATENCY = ("milliseconds", "batch", "steps", "threads", "device", "table")
+
 
 def settings_of(instance: Any) -> dict[str, Any]:
     """Class name and constructor arguments of an object that keeps each argument in an attribute of its name.
@@ -60,7 +64,43 @@ def from_settings(settings: Mapping[str, Any], classes: Mapping[str, type]) -> A
         for key, value in settings.items()
         if key != "class"
     }
+    if arguments.get("milliseconds", 0) is None:  # of version 0.1, where no latency was asked for
+        arguments = {key: value for key, value in arguments.items() if key not in _OF_LATENCY}
     unknown = set(arguments) - set(inspect.signature(classes[name]).parameters)
     if unknown:
-        raise ValueError(f"{name} has no argument {', '.join(sorted(unknown))}")
+        raise ValueError(f"{name} has no argument {printable(', '.join(sorted(unknown)))}")
     return classes[name](**arguments)
+
+
+def refuse_foreign(settings: Any, classes: Mapping[str, type]) -> None:
+    """Refuse settings out of a file that would read or write another file, or measure, when they are built.
+
+    A class says so by a static method ``refuse_foreign`` of its arguments. What this library saves has nothing of it:
+    it saves what was read or measured, not the path.
+
+    Args:
+        settings: as `settings_of` gives them, or what somebody put in their place.
+        classes: those that `from_settings` may build.
+
+    Raises:
+        ValueError: if they would; it names the argument.
+
+    Example:
+        >>> from l0rnn.methods import GradualMagnitude
+        >>> settings = {"class": "GradualMagnitude", "dense": "/etc/dense.safetensors"}
+        >>> refuse_foreign(settings, {"GradualMagnitude": GradualMagnitude})
+        Traceback (most recent call last):
+        ...
+        ValueError: `dense` of a method in a checkpoint must be ..., got '/etc/dense.safetensors'; ...
+    """
+    waiting = [settings]
+    seen: set[int] = set()
+    while waiting:
+        part = waiting.pop()
+        if not isinstance(part, (Mapping, list, tuple)) or id(part) in seen:
+            continue
+        seen.add(id(part))
+        waiting.extend(part.values() if isinstance(part, Mapping) else part)
+        kind: Any = classes.get(str(part.get("class"))) if isinstance(part, Mapping) else None
+        if hasattr(kind, "refuse_foreign"):
+            kind.refuse_foreign(part)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -14,11 +14,16 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from l0rnn.export.config import Config, config_of
 from l0rnn.export.native import build_from, load_dense
+from l0rnn.foreign_text import printable
 from l0rnn.language.distillation import DistilledLoss
 from l0rnn.language.language_model import LanguageModel, next_word_loss
 from l0rnn.methods import Dense
+from l0rnn.training.foreign_checkpoint import check_shrunken_model, check_weights, is_local
 from l0rnn.training.module import PrunableModule
 from l0rnn.training.resuming import model_in
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 NAME = "ShrunkenLanguageModel"
 
@@ -96,15 +101,18 @@ class ShrunkenLanguageModel(PrunableModule):
             loss = DistilledLoss([load_dense(path) for path in paths], teacher_weight, noise)
 
         def make_scheduler(optimizer: Optimizer) -> LambdaLR:
-            return LambdaLR(optimizer, lambda epoch: decay ** max(0, epoch + 1 - flat_epochs))
+            told = self.hparams  # which Lightning's learning rate finder changes
+            return LambdaLR(optimizer, lambda epoch: told["decay"] ** max(0, epoch + 1 - told["flat_epochs"]))
+
+        def make_optimizer(parameters: list[nn.Parameter]) -> Optimizer:
+            return SGD(parameters, lr=self.hparams["learning_rate"], weight_decay=self.hparams["weight_decay"])
 
         words = small.embedding.num_embeddings
         super().__init__(
             small,
-            small.wiring,
             loss,
             Dense(),
-            optimizer=lambda parameters: SGD(parameters, lr=learning_rate, weight_decay=weight_decay),
+            optimizer=make_optimizer,
             scheduler=make_scheduler,
             carries_state=True,
             example_inputs=torch.arange(10).remainder(words).reshape(5, 2),
@@ -115,6 +123,35 @@ class ShrunkenLanguageModel(PrunableModule):
         settings |= {"teacher": teacher, "teacher_weight": teacher_weight, "noise": noise}
         settings |= {"locked_dropout": locked_dropout, "weight_dropout": weight_dropout, "word_dropout": word_dropout}
         self.save_hyperparameters({"network": asdict(config), **settings})
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls,
+        checkpoint_path: Any,
+        map_location: Any = None,
+        hparams_file: Any = None,
+        strict: bool | None = None,
+        weights_only: bool | None = True,
+        **kwargs: Any,
+    ) -> Self:
+        """As Lightning's, but nothing is unpickled, and sizes are held against the weights before anything is built.
+
+        A checkpoint that was trained with a ``teacher`` is loaded with the teacher given anew, or with None.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if the file is no checkpoint of this class, or asks for sizes that are not those of its weights.
+        """
+        if is_local(checkpoint_path) and hparams_file is None:
+            check_shrunken_model(checkpoint_path, kwargs)
+        try:
+            return super().load_from_checkpoint(  # type: ignore[no-any-return, misc]
+                checkpoint_path, map_location, hparams_file, strict, weights_only, **kwargs
+            )
+        except (TypeError, AttributeError, KeyError, RuntimeError) as error:
+            raise ValueError(
+                f"{checkpoint_path} does not hold what a {cls.__name__} is built by: {printable(error)}"
+            ) from error
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add which model this is, for `load_shrunken`."""
@@ -140,5 +177,7 @@ def load_shrunken(checkpoint: str | Path) -> nn.Module | None:
     if model_in(checkpoint) != NAME:
         return None
     # without the teacher, which need not be here
-    options: dict[str, Any] = {"map_location": "cpu", "weights_only": True, "teacher": None, "noise": 0.0}
-    return ShrunkenLanguageModel.load_from_checkpoint(checkpoint, **options).network.eval()
+    options: dict[str, Any] = {"map_location": "cpu", "teacher": None, "noise": 0.0}
+    network = ShrunkenLanguageModel.load_from_checkpoint(checkpoint, **options).network
+    check_weights(network, checkpoint)
+    return network.eval()

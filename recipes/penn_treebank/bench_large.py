@@ -131,7 +131,7 @@ def measure(settings: Settings, *, only: Sequence[str] = KINDS) -> dict[str, Ben
 
     def large() -> BenchReport:
         example = make_inputs(2, 3)
-        zeros = forms_with_zeros(dense, dense.wiring, DENSITY, block=settings.block, example_inputs=example)
+        zeros = forms_with_zeros(dense, DENSITY, block=settings.block, example_inputs=example)
         forms = {f"{form}, {DENSITY:.0%} kept": network for form, network in zeros.items()}
         networks = {name_of(settings.dense): dense, **forms, **small}
         options = {**shared, "grid": settings.grid, "seconds": settings.seconds, "rounds": 3}

@@ -21,7 +21,6 @@ from typing import Any
 from lightning.pytorch.callbacks import ModelCheckpoint, ModelSummary
 from lightning.pytorch.cli import SaveConfigCallback
 
-from l0rnn.blueprint import draw_blueprint
 from l0rnn.compare.one_run import build, device_name, main, write_result
 from l0rnn.cost.cost import cost
 from l0rnn.methods import METHODS
@@ -55,7 +54,7 @@ def train_run(
     rounded = os.environ.get(ROUNDED, "tf32")
     model, data, trainer = build(config, folder, extra=[*extra, "--trainer.enable_progress_bar=false"])
     check(model, trainer, rounded)
-    whole = cost(draw_blueprint(model.network, model.wiring))
+    whole = cost(model.units)
     training = CapturedTraining(model, data, trainer, folder)
     with products(rounded):
         training.run()

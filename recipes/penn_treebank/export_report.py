@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from l0rnn.blueprint import draw_blueprint
 from l0rnn.export import (
     export_int8,
     export_onnx,
@@ -34,7 +33,7 @@ from l0rnn.export.onnx_run import OnnxStreamer
 from l0rnn.export.streaming import Streamer, TorchStreamer
 from l0rnn.extras import require
 from l0rnn.models import load_model
-from l0rnn.surgery.shrink import build, everything
+from l0rnn.surgery.build import build
 from recipes.penn_treebank.data import Vocabulary, load_text
 
 SIZES = ((1, 1), (1, 35), (20, 35))  # (batch, steps) for the latency
@@ -96,8 +95,8 @@ def _count(network: nn.Module) -> int:
 def _full_width(checkpoint: Path) -> nn.Module:
     """The network of a checkpoint at its full width, in plain torch, with the gates folded into the weights."""
     model = load_model(checkpoint)
-    blueprint = draw_blueprint(model.network, model.wiring)
-    return build(model.network, blueprint, model.trained_gates(), everything(blueprint)).eval()
+    gates, everything = model.units.vector(model.trained_gates(), 1.0), torch.ones(model.units.count, dtype=torch.bool)
+    return build(model.network, model.units, gates, everything).eval()
 
 
 def _add_milliseconds_(rows: dict[str, dict[str, Any]], streamers: dict[str, list[Streamer]], seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""Write the table of the networks that were trained to the end into the front page and the README of the recipe.
+"""Write the table of the networks that were trained to the end into the page of results and the README of the recipe.
 
 python -m recipes.penn_treebank.summary_page
 """
@@ -16,7 +16,8 @@ from l0rnn.compare.results import table_row, units_kept
 from recipes.pages import replaced
 from recipes.penn_treebank.performance_page import RESULTS
 
-FRONT_PAGE, RECIPE = Path(__file__).parents[2] / "README.md", Path(__file__).with_name("README.md")
+FRONT_PAGE = Path(__file__).parents[2] / "docs" / "results.md"
+RECIPE = Path(__file__).with_name("README.md")
 SIZES = ((1, 1), (1, 35), (10, 30))  # batch, steps; on one thread
 
 

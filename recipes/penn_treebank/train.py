@@ -17,12 +17,13 @@ import torch
 from lightning import Trainer
 from torch import nn
 
-from l0rnn.blueprint import draw_blueprint
 from l0rnn.cost.cost import cost
 from l0rnn.export import save_dense
 from l0rnn.language.language_model import next_word_loss
 from l0rnn.models import L0GatedLSTM
+from l0rnn.recurrent.nested import moved_to
 from l0rnn.surgery.shrink import Surgery, operate
+from l0rnn.tracing import trace
 from l0rnn.training.batches import detached
 from l0rnn.training.configuration import build_run, last_checkpoint, training_seconds
 from recipes.penn_treebank.data import PennTreebank
@@ -78,7 +79,8 @@ def shrink_and_evaluate(model: L0GatedLSTM, data: PennTreebank, out: Path) -> tu
 
 def describe(network: nn.Module, model: L0GatedLSTM, data: PennTreebank) -> dict[str, Any]:
     """Perplexity on both held-out splits, and cost, of a network as it is."""
-    whole = cost(draw_blueprint(network, model.wiring))
+    device = next(network.parameters()).device
+    whole = cost(trace(network, moved_to(model.example_input_array, device)))
     data.setup("validate")
     data.setup("test")
     return {

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from l0rnn.axes import GATES_PER_CELL
 from l0rnn.gates.kernels import KERNELS
+from l0rnn.recurrent.names import GATES_PER_CELL
 from recipes.reber.layered_graph import LayeredGraph
 
 

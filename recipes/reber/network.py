@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from l0rnn import RaggedRNN, Wiring, reads
+from l0rnn import RaggedRNN
 from recipes.reber.data import Batches, Example, Readout
 
 CODES = 128  # of ASCII
@@ -24,7 +24,6 @@ CELLS: dict[str, tuple[Any, dict[str, Any]]] = {
     "gru": (nn.GRU, {}),
 }
 MODES = {"tanh": "RNN_TANH", "relu": "RNN_RELU", "lstm": "LSTM", "gru": "GRU"}
-WIRING = Wiring({"encoder": reads("embedding"), "decoder": reads("encoder")})
 
 
 class Classifier(nn.Module):

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from l0rnn import Budget, L0Gates, PrunableModule
 from l0rnn.bench import benchmark
-from l0rnn.blueprint import draw_blueprint
 from l0rnn.cost.cost import cost
 from l0rnn.surgery.shrink import operate
+from l0rnn.tracing import trace
 from recipes.reber.data import Batches, Example
-from recipes.reber.network import CODES, WIRING, Classifier, accuracy, fit, loss_of
+from recipes.reber.network import CODES, Classifier, accuracy, fit, loss_of
 
 VALIDATION_SHARE = 0.1  # of the training strings; sizes are chosen by these, and the test strings only confirm
 
@@ -47,16 +47,15 @@ def train_gated(
     budget = Budget(density, start=config["budget_start"], ramp=config["budget_ramp"])
     module = PrunableModule(
         network,
-        WIRING,
         loss_of,
         L0Gates(budget, freeze=config["freeze"]),
         optimizer=lambda weights: torch.optim.Adam(weights, lr=config["learning_rate"]),
         gate_learning_rate=config["gate_learning_rate"],
-        example_inputs=(codes, last),
+        example_inputs=(codes[:1], torch.zeros_like(last)),  # one step, so that the budget counts each layer once
     )
     _lightning_fit(module, batches, config["epochs"])
     module.eval()
-    surgery = operate(module)
+    surgery = operate(module, example_inputs=(codes, last))
     found = {axis: kept for axis, (kept, _) in surgery.widths.items()}
     widths = {"embedding": found["embedding"], "hidden": [found[f"encoder.l{layer}"] for layer in range(layers)]}
     return {
@@ -151,7 +150,7 @@ def _random_codes(batch: int, steps: int) -> tuple[Tensor]:
 def _evaluated(
     network: torch.nn.Module, held: list[Example], test: list[Example], config: Mapping[str, Any]
 ) -> dict[str, Any]:
-    whole = cost(draw_blueprint(network, WIRING))
+    whole = cost(trace(network, torch.zeros(1, 1, dtype=torch.long)))  # one step: each layer once
     return {
         "valid_accuracy": accuracy(network, Batches(held, 500, config["readout"])),
         "test_accuracy": accuracy(network, Batches(test, 500, config["readout"])),

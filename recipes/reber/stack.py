@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot, pad
 
-from l0rnn.axes import GATES_PER_CELL
+from l0rnn.recurrent.names import GATES_PER_CELL
 from recipes.reber.time_loops import GruLoop, LstmLoop, SimpleLoop
 
 MOST_ROWS = 2000  # of a group: gates times units of its cells, few enough for a time step to stay in the cache

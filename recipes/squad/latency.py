@@ -19,13 +19,13 @@ import yaml
 from torch import nn
 
 from l0rnn.bench import benchmark
-from recipes.squad.network import Inputs
+from recipes.squad.network import Inputs, example_question
 from recipes.squad.sizes import plain_network
 from recipes.squad.training import BidafModule
 
 SECONDS = 2.0  # spent on each latency
 CONFIGS = Path(__file__).parent / "configs"
-WORDS, CONTEXT, QUESTION, CHARACTERS = 66_000, 131, 11, 16  # about SQuAD's vocabulary, and its middle question
+WORDS = 66_000  # about SQuAD's vocabulary
 
 
 def main() -> None:
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def latency_of_widths(result: Mapping[str, Any]) -> dict[str, Any]:
-    """`latency` of networks with the widths of a result and fresh weights, for a question of `CONTEXT` words."""
+    """`latency` of networks with the widths of a result and fresh weights, for an `example_question`."""
     config = yaml.safe_load((CONFIGS / result["config"]).read_text(encoding="utf-8"))
     given = {name: value for name, value in config["model"]["init_args"].items() if name != "method"}
     arguments = BidafModule(**given).arguments
@@ -57,7 +57,7 @@ def latency_of_widths(result: Mapping[str, Any]) -> dict[str, Any]:
     vectors = torch.randn(WORDS, arguments["vectors"])
     dense.features.words.load_(vectors, torch.zeros(WORDS, dtype=torch.bool))
     small.features = single.features = dense.features
-    return latency(dense, small, single, _question())
+    return latency(dense, small, single, example_question(WORDS, 90))
 
 
 def latency(dense: nn.Module, small: nn.Module, single: nn.Module, question: Inputs) -> dict[str, Any]:
@@ -82,22 +82,6 @@ def latency(dense: nn.Module, small: nn.Module, single: nn.Module, question: Inp
         "runtimes": {name: row.runtime for name, row in best.items()},
         "environment": report.environment,
     }
-
-
-def _question() -> Inputs:
-    generator = torch.Generator().manual_seed(0)
-
-    def numbers(high: int, *shape: int) -> torch.Tensor:
-        return torch.randint(2, high, (1, *shape), generator=generator)
-
-    return (
-        numbers(WORDS, CONTEXT),
-        numbers(90, CONTEXT, CHARACTERS),
-        numbers(WORDS, QUESTION),
-        numbers(90, QUESTION, CHARACTERS),
-        torch.tensor([CONTEXT]),
-        torch.tensor([QUESTION]),
-    )
 
 
 if __name__ == "__main__":

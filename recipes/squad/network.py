@@ -1,39 +1,20 @@
-"""BiDAF in plain torch, and its wiring."""
+"""BiDAF in plain torch."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from l0rnn import Wiring, reads
 from recipes.squad.attention import AttentionFlow
 from recipes.squad.highway import WordFeatures
 
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
-def both(layer: str) -> list[str]:
-    """The two directions of a layer, as they are concatenated."""
-    return reads(f"{layer}.forwards", f"{layer}.backwards")
-
-
-WIRING = Wiring(
-    {
-        "contextual.forwards": reads("features"),
-        "contextual.backwards": reads("features"),
-        "attention.context": both("contextual"),
-        "attention.question": both("contextual"),
-        "attention.product": both("contextual"),
-        # h, u~, h∘u~ and h∘h~ are four readings of the same units
-        **{f"modelling1.{way}": 4 * both("contextual") for way in ("forwards", "backwards")},
-        **{f"modelling2.{way}": both("modelling1") for way in ("forwards", "backwards")},
-        "start": 4 * both("contextual") + both("modelling2"),
-        # M, a~ and M∘a~ are three readings
-        **{f"output.{way}": 4 * both("contextual") + 3 * both("modelling2") for way in ("forwards", "backwards")},
-        "end": 4 * both("contextual") + both("output"),
-    },
-    fixed=("features",),
-)
+CONTEXT, QUESTION, CHARACTERS = 131, 11, 16  # lengths of SQuAD's middle question
+TWO_WAY = ("contextual", "modelling1", "modelling2", "output")  # the layers of two LSTMs each
 
 
 class TwoWayLSTM(nn.Module):
@@ -44,13 +25,13 @@ class TwoWayLSTM(nn.Module):
 
     Args:
         features: width of the input.
-        hidden: units of each direction.
+        hidden: units forwards and backwards.
     """
 
-    def __init__(self, features: int, hidden: int) -> None:
+    def __init__(self, features: int, hidden: Sequence[int]) -> None:
         super().__init__()
-        self.forwards = nn.LSTM(features, hidden, batch_first=True)
-        self.backwards = nn.LSTM(features, hidden, batch_first=True)
+        self.forwards = nn.LSTM(features, hidden[0], batch_first=True)
+        self.backwards = nn.LSTM(features, hidden[1], batch_first=True)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         """`(batch, time, feature)` and `(batch,)` → `(batch, time, 2 · unit)`; what it gives for padding is unused."""
@@ -66,7 +47,7 @@ class Bidaf(nn.Module):
     where ``a~`` is ``M`` under the distribution of the start.
 
     Args:
-        hidden: units of each direction of each LSTM.
+        hidden: units of each direction of each LSTM; or layer of `TWO_WAY` → those forwards and backwards.
         vectors: width of the word vectors.
         filters: of the character CNN.
         characters: rows of the table of characters.
@@ -77,17 +58,26 @@ class Bidaf(nn.Module):
     """
 
     def __init__(
-        self, hidden: int = 100, *, vectors: int = 100, filters: int = 100, characters: int = 512, dropout: float = 0.2
+        self,
+        hidden: int | Mapping[str, Sequence[int]] = 100,
+        *,
+        vectors: int = 100,
+        filters: int = 100,
+        characters: int = 512,
+        dropout: float = 0.2,
     ) -> None:
         super().__init__()
         self.features = WordFeatures(vectors, filters, characters=characters, dropout=dropout)
-        self.contextual = TwoWayLSTM(self.features.size, hidden)
-        self.attention = AttentionFlow(2 * hidden)
-        self.modelling1 = TwoWayLSTM(8 * hidden, hidden)
-        self.modelling2 = TwoWayLSTM(2 * hidden, hidden)
-        self.output = TwoWayLSTM(14 * hidden, hidden)
-        self.start = nn.Linear(10 * hidden, 1)
-        self.end = nn.Linear(10 * hidden, 1)
+        widths = dict.fromkeys(TWO_WAY, (hidden, hidden)) if isinstance(hidden, int) else hidden
+        contextual, modelling1, modelling2, output = (sum(widths[layer]) for layer in TWO_WAY)
+        self.contextual = TwoWayLSTM(self.features.size, widths["contextual"])
+        self.attention = AttentionFlow(contextual)
+        # h, u~, h∘u~ and h∘h~ are four readings of the same units; M, a~ and M∘a~ are three
+        self.modelling1 = TwoWayLSTM(4 * contextual, widths["modelling1"])
+        self.modelling2 = TwoWayLSTM(modelling1, widths["modelling2"])
+        self.output = TwoWayLSTM(4 * contextual + 3 * modelling2, widths["output"])
+        self.start = nn.Linear(4 * contextual + modelling2, 1)
+        self.end = nn.Linear(4 * contextual + output, 1)
         self.dropout = nn.Dropout(dropout)
 
     def forward(
@@ -175,6 +165,28 @@ def inputs_of(batch: object) -> Inputs:
             "question_lengths",
         )
     )  # type: ignore[return-value]
+
+
+def example_question(words: int, characters: int) -> Inputs:
+    """A question of the middle lengths, of random words.
+
+    Args:
+        words: ids are below it.
+        characters: likewise.
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def numbers(most: int, *shape: int) -> Tensor:
+        return torch.randint(min(2, most - 1), most, (1, *shape), generator=generator)
+
+    return (
+        numbers(words, CONTEXT),
+        numbers(characters, CONTEXT, CHARACTERS),
+        numbers(words, QUESTION),
+        numbers(characters, QUESTION, CHARACTERS),
+        torch.tensor([CONTEXT]),
+        torch.tensor([QUESTION]),
+    )
 
 
 def span_loss(network: nn.Module, batch: object) -> Tensor:

@@ -11,9 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from l0rnn.blueprint import draw_blueprint
-from l0rnn.cost.cost import cost
-from recipes.squad.network import WIRING, Bidaf
+from recipes.squad.network import TWO_WAY, Bidaf
 
 # the names of the published tables
 LSTMS = {
@@ -37,7 +35,8 @@ def widths(network: nn.Module) -> dict[str, int]:
 def sizes(network: nn.Module) -> dict[str, Any]:
     """Widths, parameters and multiply-adds of a plain network.
 
-    ``multiply_adds`` are per context word, of all layers but the word features, each applied once.
+    ``multiply_adds`` are per context word, of all weights but those of the word features, each used once. What
+    attention multiplies without a weight is left out: it grows with the length of the question.
     """
     everything = sum(p.numel() for p in network.parameters()) + _words(network).fixed.numel()
     words = _words(network).fixed.numel() + _words(network).learned.numel()
@@ -47,7 +46,7 @@ def sizes(network: nn.Module) -> dict[str, Any]:
         "parameters": everything,
         "parameters_without_word_vectors": everything - words,
         "recurrent_parameters": recurrent,
-        "multiply_adds": cost(draw_blueprint(network, WIRING)).multiply_adds,
+        "multiply_adds": sum(p.numel() for name, p in network.named_parameters() if _multiplies(name)),
     }
 
 
@@ -58,16 +57,8 @@ def plain_network(arguments: Mapping[str, Any], units: Mapping[str, int]) -> Bid
         arguments: those of `Bidaf`.
         units: as from `widths`.
     """
-    network = Bidaf(**arguments)
-    by_layer = {layer: units[name] for name, layer in LSTMS.items()}
-    for layer, module in list(network.named_modules()):
-        if isinstance(module, nn.LSTM):
-            inputs = network.features.size if layer.startswith("contextual") else _read(layer, by_layer)
-            network.set_submodule(layer, nn.LSTM(inputs, by_layer[layer], batch_first=True))
-    for layer in ("attention.context", "attention.question", "attention.product", "start", "end"):
-        has_bias = network.get_submodule(layer).bias is not None
-        network.set_submodule(layer, nn.Linear(_read(layer, by_layer), 1, bias=has_bias))
-    return network
+    named = {layer: tuple(units[name] for name, lstm in LSTMS.items() if lstm.startswith(layer)) for layer in TWO_WAY}
+    return Bidaf(**{**arguments, "hidden": named})
 
 
 def save_model(network: nn.Module, folder: Path, *, arguments: Mapping[str, Any], vocabulary: Any, extra: Any) -> None:
@@ -105,8 +96,8 @@ def load_model(folder: Path) -> tuple[Bidaf, dict[str, Any], dict[str, list[str]
     return network.eval(), config, listed
 
 
-def _read(layer: str, units: Mapping[str, int]) -> int:
-    return sum(units[source] for source in WIRING.reads[layer])
+def _multiplies(parameter: str) -> bool:
+    return "bias" not in parameter and not parameter.startswith("features.")
 
 
 def _lstm(network: nn.Module, layer: str) -> Any:

@@ -14,11 +14,14 @@ from torch import Tensor, nn
 from torch.optim import Adadelta, Adam, Optimizer
 
 from l0rnn import Method, PrunableModule
-from recipes.squad.network import WIRING, Bidaf, inputs_of, span_loss
+from recipes.squad.network import Bidaf, example_question, span_loss
 
 
 class BidafModule(PrunableModule):
     """BiDAF under a pruning method; `load_vocabulary_` has to be called before it is trained.
+
+    What is pruned are the units of its LSTMs. A density is a fraction of all multiply-adds of an `example_question`,
+    those of the word features and of the attention included, which cannot be pruned.
 
     Args:
         hidden: units of each direction of each LSTM.
@@ -64,11 +67,12 @@ class BidafModule(PrunableModule):
 
         super().__init__(
             Bidaf(hidden, **sizes),
-            WIRING,
             span_loss,
             method,
+            fixed=("features",),
             optimizer=make_optimizer,
             gate_learning_rate=gate_learning_rate,
+            example_inputs=example_question(1, characters),
         )
         self.arguments: dict[str, Any] = {"hidden": hidden, **sizes}
 
@@ -82,12 +86,6 @@ class BidafModule(PrunableModule):
         network.features.words.load_(
             torch.as_tensor(vocabulary.vectors), torch.as_tensor(vocabulary.trained, dtype=torch.bool)
         )
-
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Remember a few questions of the first batch for the proof."""
-        if self.example_input_array is None:
-            self.example_input_array = tuple(part[:4].cpu() for part in inputs_of(batch))
-        super().on_train_batch_start(batch, batch_idx)
 
 
 def moved(batch: Any, device: torch.device | str) -> Any:

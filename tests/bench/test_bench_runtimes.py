@@ -125,7 +125,7 @@ class TestOnnxRuntime:
     def test_zeros_gates_and_other_inputs_are_refused_with_the_reason(self) -> None:
         dense = LanguageModel(11, 16, 16, num_layers=1)
         words = torch.randint(11, (2, 2))
-        sparse = forms_with_zeros(dense, dense.wiring, 0.1, block=8, example_inputs=words)
+        sparse = forms_with_zeros(dense, 0.1, block=8, example_inputs=words)
         networks = {"CSR": sparse["CSR"], "gated": GatedLSTM(4, 3), "two inputs": nn.Bilinear(4, 4, 2)}
         arguments = {"CSR": (words,), "gated": (torch.randn(2, 2, 4),), "two inputs": 3 * (torch.randn(2, 4),)}
         reasons = {
@@ -206,7 +206,7 @@ def test_every_form_has_the_density_and_the_embedding_is_whole() -> None:
     network = LanguageModel(40, 32, 32)
     words = torch.randint(40, (3, 2))
     before = network.decoder.weight.clone()
-    forms = forms_with_zeros(network, network.wiring, 0.25, block=8, example_inputs=words)
+    forms = forms_with_zeros(network, 0.25, block=8, example_inputs=words)
     assert list(forms) == ["dense with zeros", "CSR", "BSR 8"]
     assert torch.equal(network.decoder.weight, before)
     for form in (forms["dense with zeros"], network):
@@ -223,7 +223,7 @@ def test_every_form_has_the_density_and_the_embedding_is_whole() -> None:
 def test_a_density_out_of_range_is_refused(density: float) -> None:
     network = LanguageModel(11, 4, 4)
     with pytest.raises(ValueError, match=r"`density` must be in \(0, 1\), .* got"):
-        forms_with_zeros(network, network.wiring, density, example_inputs=torch.zeros(1, 1, dtype=torch.int64))
+        forms_with_zeros(network, density, example_inputs=torch.zeros(1, 1, dtype=torch.int64))
 
 
 # the command

@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from l0rnn.bench import Roofline, Work, benchmark, measure, measure_roofline, roofline, work_of
-from l0rnn.blueprint import draw_blueprint
 from l0rnn.cost.cost import cost
 from l0rnn.gates import GatedLSTM
 from l0rnn.language.language_model import LanguageModel
 from l0rnn.recurrent.ragged_rnn import RaggedRNN
 from l0rnn.sparse import sparse_form, stored_bytes
+from l0rnn.tracing import trace
 from tests.networks import CELLS, WordTagger
 
 LIMIT = Roofline(1, ((1000, 4e9), (10_000, 2e9), (100_000, 1e9)), multiply_adds=5e9)
@@ -25,7 +25,7 @@ STEPS, BATCH = 7, 3
 @pytest.mark.parametrize("stack", [{}, {"num_layers": 2, "bidirectional": True}, {"batch_first": True, "bias": False}])
 def test_multiply_adds_are_those_of_the_cost_for_every_step_and_sequence(cell: str, stack: dict[str, Any]) -> None:
     network = WordTagger(cell, **stack).eval()
-    per_step = cost(draw_blueprint(network, network.wiring)).multiply_adds
+    per_step = cost(trace(network, torch.zeros(1, 1, dtype=torch.int64))).multiply_adds
     size = (BATCH, STEPS) if stack.get("batch_first") else (STEPS, BATCH)
     assert work_of(network, (torch.randint(11, size),)).multiply_adds == per_step * STEPS * BATCH
 
@@ -64,7 +64,7 @@ def test_sparse_layers_count_what_they_store(layout: Any, options: dict[str, int
         for weight in (network.encoder.weight_hh_l0, network.decoder.weight):
             weight[:, 4:] = 0
     words = torch.randint(20, (STEPS, BATCH))
-    sparse = sparse_form(network, network.wiring, layout=layout, example_inputs=words, **options)
+    sparse = sparse_form(network, layout=layout, example_inputs=words, **options)
     work = work_of(sparse, (words,))
     kept = 64 * 4 + 20 * 4
     assert work.multiply_adds == STEPS * BATCH * (64 * 16 + kept)

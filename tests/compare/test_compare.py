@@ -100,6 +100,8 @@ def test_a_run_changes_the_base_and_refers_to_earlier_runs(tmp_path: Path) -> No
     arguments = plan.config(plan.runs[2], results)["model"]["init_args"]
     assert arguments["hidden_size"] == [5]  # a number, not its text
     assert arguments["path"] == "at b/model"
+    either = Plan(base(), [Run("small", 1, {"model.init_args.hidden_size": "${l0:embedding|encoder.l0}"})])
+    assert either.config(either.runs[0], results)["model"]["init_args"]["hidden_size"] == 5
     assert plan.base == base()
     assert plan.headline == (2, 3)
 

@@ -12,6 +12,7 @@ from lightning import LightningModule, Trainer
 from torch import Tensor, nn
 
 from l0rnn import Budget, L0GatedLSTM
+from l0rnn.gates.network import network_gates
 from l0rnn.language.language_model import LanguageModel
 from l0rnn.recurrent.ragged_rnn import RaggedRNN
 
@@ -36,9 +37,10 @@ def half_closed(words: int) -> L0GatedLSTM:
     """A gated model of 6 units, as after training, with 3 of each kind closed."""
     trained = L0GatedLSTM(words, 6, objective=Budget(density=0.5))
     trained.method.steps.fill_(1)  # type: ignore[union-attr, operator]
-    for name, parameter in trained.named_parameters():
-        if name.endswith("log_alpha"):
-            parameter.data[:3] = -5.0
+    gates = network_gates(trained.network)
+    assert gates is not None
+    for axis in trained.units.axes.values():
+        gates.log_alpha.data[axis.start : axis.start + 3] = -5.0
     return trained
 
 

@@ -55,20 +55,3 @@ def test_the_summary_compares_a_network_with_the_dense_one_of_its_study() -> Non
     assert taught["epochs"] == "20 + 5"
     adds = [int(networks[name]["multiply-adds"].replace(",", "")) for name in ("**2 × 400, dense**", "selection, 17 %")]
     assert networks["selection, 17 %"]["kept"] == f"{adds[1] / adds[0]:.1%}"
-
-
-def test_the_front_page_has_the_same_figures_in_fewer_digits() -> None:
-    entries = [entry for study in summary_page.STUDIES for entry in study]
-    lines = summary_page.front_table().splitlines()[2:]
-    shown = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
-    whole = [line.split(" | ") for line in summary_page.whole_table().splitlines()[2:]]
-    tests = [f"{float(row[2]):.1f}" for row, entry in zip(whole, entries, strict=True) if entry.on_front]
-    assert [row[0] for row in shown] == [entry.name for entry in entries if entry.on_front]
-    assert [row[1] for row in shown] == tests
-
-
-def test_a_small_price_is_not_shown_as_none() -> None:
-    row = {"epoch": 1, "step": 10, "seconds": 5.0, "learning_rate": 1.0, "train/loss": 6.0, "price": 7e-5}
-    result = {"config": {"model": {"init_args": {"learning_rate": 1.0}}}, "history": [row]}
-    assert "| 7e-05 | 6.000 |" in study_page.history_table(result, [1])
-    assert "| 0.00 | 6.000 |" in study_page.history_table(result | {"history": [row | {"price": 0.0}]}, [1])

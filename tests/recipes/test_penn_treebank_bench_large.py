@@ -21,7 +21,7 @@ from recipes.penn_treebank.bench_large import (
     report_path,
     summary,
 )
-from recipes.penn_treebank.performance_page import BENCHES, PAGE, RESULTS, bench_text, filled, step_table
+from recipes.penn_treebank.performance_page import BENCHES, PAGE, RESULTS, bench_text, filled
 
 TINY = Settings(
     vocabulary=40,
@@ -143,11 +143,8 @@ def test_a_page_is_filled_from_the_results_that_are_there(tmp_path: Path, report
     (tmp_path / "step_time.json").write_text(json.dumps(steps))
     full = filled(page, tmp_path)
     assert bench_text(reports) in full
-    assert "| abacus | 650 | 20 × 35 | 1 | as the layer chooses | 50% | 300.0 | 90.0 | 0.300 |" in full
     assert full.count("old") == 1  # of the demo, which has no results here
     assert filled(full, tmp_path) == full
-    best = [found for found in reports["large"].rows if found.is_best]
-    assert all(f"| {found.network} |" in full for found in best)
 
 
 def test_a_page_without_its_marks_is_refused(tmp_path: Path) -> None:
@@ -165,15 +162,10 @@ def test_the_page_has_the_tables_of_the_committed_results() -> None:
     assert filled(page, RESULTS) == page
 
 
-def test_committed_training_steps_are_in_the_table() -> None:
-    results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("step_time*.json"))]
-    assert len(step_table(results).splitlines()) == 2 + sum(len(result["rows"]) for result in results)
-
-
 # the rule
 
 
-def test_both_ways_of_a_call_and_both_orders_of_a_matrix_are_timed(tmp_path: Path, monkeypatch, capsys) -> None:
+def test_both_ways_of_a_call_and_both_orders_of_a_matrix_are_timed(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(onednn_rule, "CALLS", ((1, 1), (2, 4)))
     monkeypatch.setattr(onednn_rule, "MATRICES", ((12, 8),))
     monkeypatch.setattr(onednn_rule, "BEYOND_CACHES", 1000)
@@ -189,4 +181,3 @@ def test_both_ways_of_a_call_and_both_orders_of_a_matrix_are_timed(tmp_path: Pat
     for found in result["calls"]:  # of one round
         assert found["ratio"] == pytest.approx(found["cells_ms"] / found["onednn_ms"])
     assert result["orders"][0]["by_columns"] > 0
-    assert "12 × 8" in capsys.readouterr().out

@@ -14,17 +14,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from l0rnn import Dense, L0GatedLSTM
+from l0rnn import Budget, Dense, L0GatedLSTM, Method
 from l0rnn.compare import one_run
+from l0rnn.cost.cost import cost, masked_cost
 from l0rnn.export import save_dense
 from l0rnn.language.language_model import LanguageModel
+from l0rnn.methods import GradualMagnitude, GroupLasso, L0Gates
 from l0rnn.surgery.shrink import operate
 from l0rnn.training.callbacks import Paused
 from l0rnn.training.shrunken import ShrunkenLanguageModel
 from recipes.penn_treebank import captured_run, captured_training, queue
 from recipes.penn_treebank.captured_steps import PRODUCTS, CapturedSteps, products
 from tests.compare.test_compare import L0, base
-from tests.methods.test_methods import CASES, density_of
 from tests.tiny_text import WORDS, TinyText
 
 pytestmark = [
@@ -81,14 +82,14 @@ def test_gates_close_and_units_are_removed_on_the_way(tmp_path: Path) -> None:
 def test_a_tied_network_stays_tied_when_units_are_removed_and_when_it_learns_on(tmp_path: Path) -> None:
     config = with_callbacks(base(method=L0, tied=True, embedding_size=8), SCALE, REMOVE)
     pruned = captured_run.train_run(config, tmp_path / "pruned", **FIGURES)
-    assert set(pruned["widths"]) == {"encoder.l0"}  # the embedding has the units of the last layer
-    assert pruned["widths"]["encoder.l0"] < 8
+    assert set(pruned["widths"]) == {"embedding"}  # the last layer has its units
+    assert pruned["widths"]["embedding"] < 8
     init_args = {"network": pruned["model"], "teacher": pruned["model"], "learning_rate": 0.5}
     name = "l0rnn.training.shrunken.ShrunkenLanguageModel"
     later = captured_run.train_run(
         {**base(), "model": {"class_path": name, "init_args": init_args}}, tmp_path / "later", **FIGURES
     )
-    small = LanguageModel(WORDS, width := pruned["widths"]["encoder.l0"], width, num_layers=1, tied=True)
+    small = LanguageModel(WORDS, width := pruned["widths"]["embedding"], width, num_layers=1, tied=True)
     for result in (pruned, later):
         assert result["parameters"] == sum(parameter.numel() for parameter in small.parameters())
         assert "decoder.weight" not in weights(result)
@@ -248,9 +249,16 @@ def test_a_method_that_may_want_every_step_is_refused(tmp_path: Path) -> None:
         captured_run.train_run(base(method=method), tmp_path, **FIGURES)
 
 
-@pytest.mark.parametrize("name", CASES)
+METHODS: dict[str, Callable[[], Method]] = {
+    "trained gates": lambda: L0Gates(Budget(0.5, ramp=0.3), freeze=0.6),
+    "a penalty, then units closed": lambda: GroupLasso(1e-3, density=0.5, units="both"),
+    "weights closed now and then": lambda: GradualMagnitude(0.5, frequency=5),
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
 def test_a_method_that_is_asked_now_and_then_keeps_its_promise(name: str) -> None:
-    make, promised, _ = CASES[name]
+    make = METHODS[name]
     torch.manual_seed(1)
     model = L0GatedLSTM(WORDS, 16, 2, method=make(), dropout=0.1, init_range=0.2, learning_rate=0.5).train()
     steps = CapturedSteps(
@@ -264,8 +272,10 @@ def test_a_method_that_is_asked_now_and_then_keeps_its_promise(name: str) -> Non
         steps.run(6)
         model.method.after_step(step)
     assert model.method.has_chosen
-    if promised is not None:
-        assert 0.85 * promised <= density_of(model) <= promised + 0.002
+    masks = model.method.masks()
+    keep = {axis: gates.cpu() > 0 for axis, gates in model.method.gates().items()}
+    kept = masked_cost(model.units, masks) if masks else cost(model.units, keep)
+    assert 0.85 * 0.5 <= kept.multiply_adds / cost(model.units).multiply_adds <= 0.502
     assert operate(model.eval()).max_abs_difference < 1e-5
 
 

@@ -35,7 +35,6 @@ def test_every_step_of_the_way_is_measured(small_treebank: Path, tmp_path: Path)
     assert rows["shrunken, int8"]["bytes"] == (tmp_path / "out" / "shrunken" / "int8" / "model.onnx").stat().st_size
     assert all(row["milliseconds_1x1"] > 0 for row in rows.values())
     assert json.loads((tmp_path / "out" / "export_report.json").read_text())["rows"] == rows
-    assert "| shrunken, int8 |" in (tmp_path / "out" / "export_report.md").read_text()
 
 
 def test_another_vocabulary_is_refused(small_treebank: Path, tmp_path: Path) -> None:

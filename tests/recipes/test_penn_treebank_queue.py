@@ -141,9 +141,9 @@ def test_the_committed_plans_can_be_read(path: Path) -> None:
     assert plan.runs[0].name == first
     results = {}
     for run in plan.runs:
-        widths = {"encoder.l0": 4, "encoder.l1": 5}
+        widths = {"embedding": 3, "encoder.l0": 4}
         if not run.changes.get("model.init_args.tied"):  # a tied embedding has the units of the last layer
-            widths["embedding"] = 3
+            widths["encoder.l1"] = 5
         results[run.name] = {"widths": widths, "model": "m", "configuration": run.name}
     assert len({plan.key(run, results) for run in plan.runs}) == len(plan.runs)
 

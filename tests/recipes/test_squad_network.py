@@ -1,4 +1,4 @@
-"""BiDAF: attention against a slow reference, padding, wiring and surgery."""
+"""BiDAF: attention against a slow reference, padding, units and surgery."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from l0rnn.blueprint import draw_blueprint
 from torch import Tensor, nn
 
 from l0rnn import Budget, L0Gates
-from l0rnn.gates.gates import Gates
+from l0rnn.gates.network import network_gates
 from l0rnn.surgery.shrink import operate
+from l0rnn.tracing import trace
 from recipes.squad.attention import AttentionFlow
 from recipes.squad.evaluate import best_spans
 from recipes.squad.highway import WordFeatures, WordVectors, distinct
-from recipes.squad.network import WIRING, Bidaf, TwoWayLSTM, inputs_of, mirrored, span_loss, within
+from recipes.squad.network import Bidaf, TwoWayLSTM, inputs_of, mirrored, span_loss, within
 from recipes.squad.sizes import LSTMS, load_model, plain_network, save_model, sizes, widths
 
 WORDS = 30
@@ -61,7 +61,7 @@ def test_attention_is_that_of_the_equations():
     attention = AttentionFlow(4).double()
     h, u = torch.randn(2, 5, 4, dtype=torch.float64), torch.randn(2, 3, 4, dtype=torch.float64)
     lengths = [(5, 2), (3, 3)]
-    w = torch.cat([layer.weight[0] for layer in (attention.context, attention.question, attention.product)])
+    w = torch.cat((attention.context.weight[0], attention.question.weight[0], attention.product.weight))
     in_context, in_question = (
         within(torch.tensor(n), k) for n, k in zip(zip(*lengths, strict=True), (5, 3), strict=True)
     )
@@ -79,7 +79,7 @@ def test_attention_is_that_of_the_equations():
 
 
 def test_two_way_lstm_is_the_packed_one_of_torch():
-    ours, theirs = TwoWayLSTM(3, 4), nn.LSTM(3, 4, bidirectional=True, batch_first=True)
+    ours, theirs = TwoWayLSTM(3, (4, 4)), nn.LSTM(3, 4, bidirectional=True, batch_first=True)
     for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
         for layer, suffix in ((ours.forwards, ""), (ours.backwards, "_reverse")):
             getattr(theirs, f"{kind}_l0{suffix}").data.copy_(getattr(layer, f"{kind}_l0"))
@@ -149,13 +149,13 @@ def test_loss_is_the_sum_of_both_ends():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_gated_and_shrunken_networks_are_equal(dtype):
-    network = network_of(dtype=dtype)
-    method = L0Gates(Budget(density=0.5))
-    method.attach(network, WIRING)
-    for gates in (module for module in network.modules() if isinstance(module, Gates)):
-        gates.log_alpha.data.uniform_(-4, 4)
-    inputs = inputs_of(batch_of())
-    surgery = operate(network, WIRING, example_inputs=inputs)
+    network, inputs = network_of(dtype=dtype), inputs_of(batch_of())
+    units = trace(network, inputs, fixed=("features",))
+    L0Gates(Budget(density=0.9)).attach(network, units)
+    gates = network_gates(network)
+    assert gates is not None
+    gates.log_alpha.data.uniform_(-4, 4)
+    surgery = operate(network, units=units, example_inputs=inputs)
     found = {axis.removesuffix(".l0"): kept for axis, (kept, _) in surgery.widths.items()}
     assert found == {layer: widths(surgery.network)[name] for name, layer in LSTMS.items()}
     assert any(kept < 4 for kept in found.values())
@@ -167,17 +167,20 @@ def test_gated_and_shrunken_networks_are_equal(dtype):
 def test_each_direction_can_be_cut_alone(layer):
     network = network_of(dtype=torch.float64)
     gates = {f"{layer}.l0": torch.tensor([0.0, 0.5, 0.0, 1.0], dtype=torch.float64)}
-    surgery = operate(network, WIRING, gates, example_inputs=inputs_of(batch_of()))
+    surgery = operate(network, gates, example_inputs=inputs_of(batch_of()))
     assert surgery.network.get_submodule(layer).hidden_size == 2
     assert surgery.max_abs_difference < 1e-10
 
 
-def test_contextual_units_are_read_in_four_blocks_of_the_output_layer():
-    blueprint = draw_blueprint(network_of(), WIRING)
-    assert len(blueprint.inputs["output.forwards"]) == 14
-    assert blueprint.inputs["output.forwards"].count("contextual.forwards.l0") == 4
-    assert blueprint.inputs["output.forwards"].count("modelling2.backwards.l0") == 3
-    assert len(blueprint.prunable()) == 8
+def test_units_are_those_of_the_lstms_and_read_in_blocks():
+    units = trace(network_of(), inputs_of(batch_of()), fixed=("features",))
+    assert set(units.axes) == {f"{layer}.l0" for layer in LSTMS.values()}
+    columns = units.weights["output.forwards.weight_ih_l0"].units[1]
+    read = units.per_unit(columns)
+    assert (read["contextual.forwards.l0"], read["modelling2.backwards.l0"]) == (4, 3)
+    assert (len(columns), read[""]) == (4 * 14, 0)
+    reads_all = ("attention.context.weight", "attention.question.weight", "attention.product.weight")
+    assert all(units.per_unit(units.weights[name].units[-1])["contextual.backwards.l0"] == 1 for name in reads_all)
 
 
 def test_best_span_is_the_best_of_all():
@@ -211,6 +214,7 @@ def test_sizes_of_the_paper():
     assert found["widths"] == dict.fromkeys(LSTMS, 100)
     per_direction = [4 * 100 * (inputs + 100 + 2) for inputs in (200, 800, 200, 1400)]
     assert found["recurrent_parameters"] == 2 * sum(per_direction)
+    assert found["multiply_adds"] == 2_402_600  # as in the results
 
 
 @pytest.mark.parametrize("broken", ["config.json", "weights.pt"])

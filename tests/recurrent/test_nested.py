@@ -42,9 +42,9 @@ def test_states_are_detached_in_their_form() -> None:
 
 
 def test_states_are_cut_in_their_form() -> None:
-    layer = RecurrentState("encoder", ("encoder.l0",), 3)
+    layer = RecurrentState("encoder", (torch.arange(3),))
     state = Pair(torch.arange(3.0).reshape(1, 1, 3), [torch.zeros(5)])
-    cut = cut_state(state, [layer], {"encoder.l0": torch.tensor([0, 2])})
+    cut = cut_state(state, [layer], torch.tensor([True, False, True]))
     assert type(cut) is Pair
     assert cut.first.tolist() == [[[0.0, 2.0]]]
     assert cut.rest[0].shape == (5,)

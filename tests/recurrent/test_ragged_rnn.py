@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import pickle
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence, pad_packed_sequence
 
 from l0rnn.recurrent.ragged_rnn import RaggedRNN, reverse_time
 from l0rnn.recurrent.single_steps import onednn
 from l0rnn.surgery.shrink import shrink
-from l0rnn.wiring import OUTSIDE, Wiring, reads
-from tests.gates.test_gated_rnn import FORMS, INPUT, dense_layer, packed, run, slow_recurrence, tensors
-from tests.networks import CELLS, STACKS
+from tests.loop_over_time import BATCH, FORMS, LENGTHS, TIME, input_of, packed, recurrence, run, state_of, tensors
+from tests.strategies import CELLS, holds_for
 
-TIME, BATCH = 5, 3
-PRODUCT = list(itertools.product(CELLS, range(len(STACKS))))
+INPUT = 4
 MODES = ("LSTM", "GRU", "RNN_TANH", "RNN_RELU")
+OPTIONS = st.fixed_dictionaries(dict.fromkeys(("bias", "batch_first"), st.booleans()))
 
 
 def twin_of(dense: Any) -> RaggedRNN:
@@ -44,84 +43,59 @@ def twin_of(dense: Any) -> RaggedRNN:
     return ragged
 
 
-def inputs(form: str, *, batch_first: bool) -> Tensor:
-    if form == "unbatched":
-        return torch.randn(TIME, INPUT)
-    return torch.randn(BATCH, TIME, INPUT) if batch_first else torch.randn(TIME, BATCH, INPUT)
+def each(change: Any, state: Any) -> Any:
+    """A state with each of its parts, those of h and of c, changed."""
+    return tuple(change(part) for part in state) if isinstance(state, tuple) else change(state)
 
 
-def apart(state: Any) -> Any:
-    """torch's state, one tensor per layer and direction: the form of a ragged stack."""
-    return tuple(tuple(part) for part in state) if isinstance(state, tuple) else tuple(state)
-
-
-@pytest.mark.parametrize(("cell", "stack"), PRODUCT)
-def test_with_equal_widths_everything_is_as_in_torch(cell: str, stack: int) -> None:
-    torch.manual_seed(stack)
-    dense = dense_layer(cell, **STACKS[stack])
+@holds_for(
+    st.sampled_from(sorted(CELLS)),
+    st.integers(1, 3),
+    st.booleans(),
+    OPTIONS,
+    st.sampled_from(FORMS),
+    st.booleans(),
+    st.booleans(),
+    few=40,
+)
+def test_with_equal_widths_everything_is_as_in_torch(
+    cell: str, layers: int, both: bool, options: Any, form: str, has_state: bool, uses_onednn: bool
+) -> None:
+    kind: Any = CELLS[cell][0]
+    dense = kind(INPUT, 6, num_layers=layers, bidirectional=both, **CELLS[cell][1], **options)
     ragged: Any = twin_of(dense)
-    for number, form in enumerate(FORMS):
-        data = inputs(form, batch_first=dense.batch_first)
-        shaped = packed(data, form, batch_first=dense.batch_first)
-        with onednn((number + stack) % 2 == 0):
-            expected, expected_state = dense(shaped)
-            output, state = ragged(shaped)
-            torch.testing.assert_close(tensors(output), tensors(expected))
-            torch.testing.assert_close(state, apart(expected_state))
-            # and on from that state, with gradients
-            dense_read, ragged_read = (lambda r: r), (lambda r: (r[0], *_stacked(r[1], dense.mode)))
-            results, gradients = run(ragged, data, form, _detached(state), ragged_read)
-            wanted_results, wanted = run(dense, data, form, _detached(expected_state), dense_read)
-        torch.testing.assert_close(results, wanted_results)
-        torch.testing.assert_close(gradients[0], wanted[0], atol=1e-5, rtol=1e-5)  # of the input
-        states = len(tensors(expected_state))
-        rows = [row for part in wanted[1 : 1 + states] for row in part]
-        torch.testing.assert_close(gradients[1 : 1 + len(rows)], rows, atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(gradients[1 + len(rows) :], wanted[1 + states :], atol=1e-5, rtol=1e-5)
+    data, state = input_of(dense, form), state_of(dense, form) if has_state else None
 
+    def stacked(results: Any) -> Any:  # the ragged stack returns rows
+        output, final = results
+        return output, [torch.stack(part) for part in (final if dense.mode == "LSTM" else [final])]
 
-def _stacked(state: Any, mode: str) -> tuple[Tensor, ...]:
-    return tuple(torch.stack(part) for part in state) if mode == "LSTM" else (torch.stack(state),)
-
-
-def _detached(state: Any) -> Any:
-    return tuple(_detached(part) for part in state) if isinstance(state, tuple) else state.detach()
-
-
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("bidirectional", [False, True])
-def test_torch_states_of_equal_widths_are_taken_too(mode: str, *, bidirectional: bool) -> None:
-    torch.manual_seed(0)
-    dense = dense_layer(mode, num_layers=2, bidirectional=bidirectional)
-    ragged = twin_of(dense)
-    data = torch.randn(TIME, BATCH, INPUT)
-    _, state = dense(data)
-    torch.testing.assert_close(ragged(data, state)[0], dense(data, state)[0])
+    with onednn(uses_onednn):
+        results, gradients = run(ragged, data, form, state, stacked)  # which takes torch's states too
+        expected, wanted = run(dense, data, form, state)
+        if state is not None:  # and its own
+            rows = each(tuple, state) if dense.mode == "LSTM" else tuple(state)
+            again = ragged(packed(data, form, batch_first=dense.batch_first), rows)
+            torch.testing.assert_close(tensors(stacked(again)), expected)
+    torch.testing.assert_close(results, expected)
+    torch.testing.assert_close(gradients, wanted, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("form", ["batched", "packed, sorted"])
 def test_dropout_is_that_of_torch(mode: str, form: str) -> None:
-    torch.manual_seed(0)
-    dense = dense_layer(mode, num_layers=3, bidirectional=True, dropout=0.5)
+    dense: Any = CELLS[mode][0](INPUT, 6, num_layers=3, bidirectional=True, dropout=0.5, **CELLS[mode][1])
     ragged = twin_of(dense)
-    data = packed(inputs(form, batch_first=False), form, batch_first=False)
+    data = packed(input_of(dense, form), form, batch_first=False)
     torch.manual_seed(1)
     expected, _ = dense(data)
     torch.manual_seed(1)
     output, _ = ragged(data)
     torch.testing.assert_close(tensors(output), tensors(expected))
     torch.testing.assert_close(tensors(ragged.eval()(data)[0]), tensors(dense.eval()(data)[0]))
-    assert not torch.equal(tensors(output)[0], tensors(ragged(data)[0])[0])
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# unequal widths
-
-WIDTHS = [[[3], [5], [2]], [[1], [4]], [[3, 5], [4, 2]], [[2, 1], [1, 3], [5, 5]], [[4, 3]]]
-
-
-def slow_ragged(ragged: Any, data: Tensor, state: Any) -> tuple[Tensor, Any]:
+def loop(ragged: Any, data: Tensor, state: Any) -> tuple[Tensor, Any]:
     """The loop over time on a batch `(time, batch, feature)`."""
     keys = [f"l{d}{'_reverse' if r else ''}" for d, row in enumerate(ragged.layers) for r in range(len(row))]
     layers = [layer for row in ragged.layers for layer in row]
@@ -129,23 +103,16 @@ def slow_ragged(ragged: Any, data: Tensor, state: Any) -> tuple[Tensor, Any]:
         key: {name.removesuffix("_l0"): weight for name, weight in layer.named_parameters()}
         for key, layer in zip(keys, layers, strict=True)
     }
-    if state is None:
-        rows = [
-            (data.new_zeros(data.size(1), layer.proj_size or layer.hidden_size), data.new_zeros(1, layer.hidden_size))
-            for layer in layers
-        ]
-        rows = [(h, c.expand(data.size(1), -1)) for h, c in rows]
-    else:
-        rows = list(zip(*state, strict=True)) if ragged.mode == "LSTM" else [(h, h) for h in state]
-    output, finals = slow_recurrence(ragged.mode, weights, data, rows, {})
+    rows = list(zip(*state, strict=True)) if ragged.mode == "LSTM" else [(h, h) for h in state]
+    output, finals = recurrence(ragged.mode, weights, data, rows, {})
     h, c = zip(*finals, strict=True)
     return output, (h, c) if ragged.mode == "LSTM" else h
 
 
-def random_state(ragged: Any, batch: int) -> Any:
+def random_state(ragged: Any) -> Any:
     layers = [layer for row in ragged.layers for layer in row]
-    h = tuple(torch.randn(batch, layer.proj_size or layer.hidden_size) for layer in layers)
-    return (h, tuple(torch.randn(batch, layer.hidden_size) for layer in layers)) if ragged.mode == "LSTM" else h
+    h = tuple(torch.randn(BATCH, layer.proj_size or layer.hidden_size) for layer in layers)
+    return (h, tuple(torch.randn(BATCH, layer.hidden_size) for layer in layers)) if ragged.mode == "LSTM" else h
 
 
 def row_of(state: Any, row: int) -> Any:
@@ -153,41 +120,39 @@ def row_of(state: Any, row: int) -> Any:
     return tuple(row_of(part, row) for part in state) if isinstance(state, tuple) else state[row]
 
 
-@pytest.mark.parametrize("mode", [*MODES, "LSTM_projected"])
-@pytest.mark.parametrize("widths", WIDTHS, ids=str)
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("batch_first", [False, True])
+@st.composite
+def widths(draw: st.DrawFn) -> list[list[int]]:
+    directions = draw(st.integers(1, 2))
+    return draw(st.lists(st.lists(st.integers(1, 5), min_size=directions, max_size=directions), min_size=1, max_size=3))
+
+
+@holds_for(st.sampled_from([*MODES, "LSTM_projected"]), widths(), OPTIONS, few=40)
 def test_with_unequal_widths_everything_is_as_in_a_loop_over_time(
-    mode: str, widths: list[list[int]], *, bias: bool, batch_first: bool
+    mode: str, sizes: list[list[int]], options: Any
 ) -> None:
-    torch.manual_seed(len(widths))
-    options: dict[str, Any] = {"bias": bias, "batch_first": batch_first}
     if mode == "LSTM_projected":
-        ragged = RaggedRNN("LSTM", INPUT, [[w + 2 for w in row] for row in widths], proj_sizes=widths, **options)
+        ragged = RaggedRNN("LSTM", INPUT, [[w + 2 for w in row] for row in sizes], proj_sizes=sizes, **options)
     else:
-        ragged = RaggedRNN(mode, INPUT, widths, **options)
-    assert ragged.output_size == sum(widths[-1])
-    state = random_state(ragged, BATCH)
-    data = torch.randn(TIME, BATCH, INPUT)
-    expected, expected_state = slow_ragged(ragged, data, state)
-    fed = data.transpose(0, 1) if batch_first else data
+        ragged = RaggedRNN(mode, INPUT, sizes, **options)
+    assert ragged.output_size == sum(sizes[-1])
+    state, data = random_state(ragged), torch.randn(TIME, BATCH, INPUT)
+    expected, expected_state = loop(ragged, data, state)
+    fed = data.transpose(0, 1) if ragged.batch_first else data
     output, final = ragged(fed, state)
-    torch.testing.assert_close(output.transpose(0, 1) if batch_first else output, expected)
+    torch.testing.assert_close(output.transpose(0, 1) if ragged.batch_first else output, expected)
     torch.testing.assert_close(final, expected_state)
-    unstarted = slow_ragged(ragged, data, None)[0]
-    torch.testing.assert_close(ragged(fed)[0], unstarted.transpose(0, 1) if batch_first else unstarted)
-    # one sequence by itself
-    output, final = ragged(data[:, 1], row_of(state, 1))
+    zeros = (
+        tuple(map(torch.zeros_like, state))
+        if isinstance(state[0], Tensor)
+        else each(lambda part: tuple(map(torch.zeros_like, part)), state)
+    )
+    torch.testing.assert_close(ragged(fed)[0], ragged(fed, zeros)[0])
+    output, final = ragged(data[:, 1], row_of(state, 1))  # one sequence by itself
     torch.testing.assert_close(output, expected[:, 1])
     torch.testing.assert_close(final, row_of(expected_state, 1))
-    _check_packed(ragged, data, state)
-
-
-def _check_packed(ragged: RaggedRNN, data: Tensor, state: Any) -> None:
-    """Each sequence of a packed batch is what it is by itself."""
-    for lengths in ([5, 3, 3], [2, 5, 1]):
+    for lengths in LENGTHS.values():  # each sequence of a packed batch is what it is by itself
         sequences = [data[:length, row] for row, length in enumerate(lengths)]
-        output, final = ragged(pack_sequence(sequences, enforce_sorted=lengths[0] == 5), state)
+        output, final = ragged(pack_sequence(sequences, enforce_sorted=lengths[0] == TIME), state)
         padded, _ = pad_packed_sequence(output)
         for row, sequence in enumerate(sequences):
             own, own_final = ragged(sequence, row_of(state, row))
@@ -228,32 +193,21 @@ def test_a_ragged_stack_can_be_shrunk_again(mode: str) -> None:
             return self.decoder(self.encoder(features)[0])
 
     torch.manual_seed(0)
-    wiring = Wiring({"encoder": reads(OUTSIDE), "decoder": reads("encoder")})
-    gates = {
-        "encoder.l0": torch.tensor([0.0, 1.0, 0.5]),
-        "encoder.l0_reverse": torch.tensor([1.0, 0.0, 0.0, 0.25, 0.0]),
-        "encoder.l1": torch.tensor([0.0, 1.0, 0.0, 0.5]),
-        "encoder.l1_reverse": torch.tensor([1.0, 0.0, 1.0, 1.0]),
-    }
-    ragged = shrink(Tagger(), wiring, gates, example_inputs=torch.randn(TIME, BATCH, INPUT))
-    assert ragged.encoder.hidden_sizes == [[2, 2], [2, 3]]  # type: ignore[union-attr]
-    gates = {"encoder.l1_reverse": torch.tensor([1.0, 0.0, 1.0])}
-    equal = shrink(ragged, wiring, gates, example_inputs=torch.randn(TIME, BATCH, INPUT))
-    assert isinstance(equal.encoder, nn.RNNBase)
-    assert (equal.encoder.hidden_size, equal.encoder.num_layers, equal.encoder.bias) == (2, 2, False)
+    values = ([0.0, 1.0, 0.5], [1.0, 0.0, 0.0, 0.25, 0.0], [0.0, 1.0, 0.0, 0.5], [1.0, 0.0, 1.0, 1.0])
+    places = ("0.0", "0.1", "1.0", "1.1")
+    gates = {f"encoder.layers.{at}.l0": torch.tensor(own) for at, own in zip(places, values, strict=True)}
+    ragged: Any = shrink(Tagger(), gates, example_inputs=torch.randn(TIME, BATCH, INPUT))
+    assert ragged.encoder.hidden_sizes == [[2, 2], [2, 3]]
+    gates = {"encoder.layers.1.1.l0": torch.tensor([1.0, 0.0, 1.0])}
+    again: Any = shrink(ragged, gates, example_inputs=torch.randn(TIME, BATCH, INPUT))
+    assert (again.encoder.hidden_sizes, again.encoder.output_size) == ([[2, 2], [2, 2]], 4)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# reversing time
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_reversing_time_twice_is_the_identity(seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    data = torch.randn(TIME, BATCH, 2, generator=generator)
+@holds_for(st.lists(st.integers(1, TIME), min_size=1, max_size=5), few=20)
+def test_reversing_time_twice_is_the_identity(each: list[int]) -> None:
+    data, lengths = torch.randn(TIME, len(each), 2), torch.tensor(each)
     assert torch.equal(reverse_time(data), data.flip(0))
     assert torch.equal(reverse_time(reverse_time(data)), data)
-    lengths = torch.randint(1, TIME + 1, (BATCH,), generator=generator)
     packed_data = pack_padded_sequence(data, lengths, enforce_sorted=False)
     mirrored = reverse_time(packed_data)
     assert isinstance(mirrored, PackedSequence)
@@ -262,10 +216,6 @@ def test_reversing_time_twice_is_the_identity(seed: int) -> None:
     for row, length in enumerate(lengths.tolist()):
         assert torch.equal(padded[:length, row], data[:length, row].flip(0))
     assert torch.equal(reverse_time(mirrored).data, packed_data.data)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# errors
 
 
 @pytest.mark.parametrize(
@@ -292,11 +242,9 @@ def test_projections_of_another_form_than_the_hidden_sizes_are_refused(proj_size
         RaggedRNN("LSTM", INPUT, [[4], [5]], proj_sizes=proj_sizes)
 
 
-@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("width", [1, INPUT - 1, INPUT + 1])
-def test_a_wrong_input_width_is_refused(mode: str, width: int) -> None:
-    ragged = RaggedRNN(mode, INPUT, [[3], [2]])
-    data = torch.randn(TIME, BATCH, width)
+def test_a_wrong_input_width_is_refused(width: int) -> None:
+    ragged, data = RaggedRNN("LSTM", INPUT, [[3], [2]]), torch.randn(TIME, BATCH, width)
     for shaped in (data, data[:, 0], packed(data, "packed, sorted", batch_first=False)):
         with pytest.raises(ValueError, match=f"`input` must have {INPUT} units in its last dimension, got {width}"):
             ragged(shaped)

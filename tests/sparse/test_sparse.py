@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import pickle
 from typing import Any
 
@@ -13,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from l0rnn.bench import benchmark, parameter_bytes
-from l0rnn.blueprint import draw_blueprint
 from l0rnn.gates.network import gate_network_
 from l0rnn.language.language_model import LanguageModel
 from l0rnn.recurrent.ragged_rnn import RaggedRNN
@@ -28,14 +26,14 @@ from l0rnn.sparse import (
     sparse_form,
     stored_bytes,
 )
-from l0rnn.wiring import OUTSIDE, Wiring, reads
+from l0rnn.tracing import trace
 from tests.networks import CELLS, StateClassifier, TiedLanguageModel, TwoReaders, WordTagger
 
-STACKS = [
-    {"num_layers": layers, "bidirectional": bidirectional, "bias": bias, "batch_first": batch_first}
-    for layers, bidirectional, bias, batch_first in itertools.product(
-        (1, 2), (False, True), (True, False), (False, True)
-    )
+STACKS: list[dict[str, Any]] = [
+    {"num_layers": 1, "bidirectional": False, "bias": True, "batch_first": False},
+    {"num_layers": 2, "bidirectional": True, "bias": True, "batch_first": True},
+    {"num_layers": 2, "bidirectional": False, "bias": False, "batch_first": True},
+    {"num_layers": 1, "bidirectional": True, "bias": False, "batch_first": False},
 ]
 SIZES = {"hidden": 19, "embedding": 14}  # no multiples of the block
 BLOCK = 4
@@ -65,9 +63,7 @@ def tagger(cell: str = "LSTM", **options: Any) -> WordTagger:
 
 
 def sparse_tagger(network: WordTagger, layout: Any = "csr", **options: Any) -> Any:
-    return sparse_form(
-        network, network.wiring, layout=layout, block=BLOCK, **{"example_inputs": words(3, 2), **options}
-    )
+    return sparse_form(network, layout=layout, block=BLOCK, **{"example_inputs": words(3, 2), **options})
 
 
 def flat(state: Any) -> list[Tensor]:
@@ -87,8 +83,8 @@ def assert_same(got: Any, expected: Any, **tolerance: float) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("columns", [1, 2, 12, 13, 24, 30, 97, 130])
-@pytest.mark.parametrize("block", [None, 1, 3, 4, 16, 40])
+@pytest.mark.parametrize("columns", [1, 2, 13, 130])
+@pytest.mark.parametrize("block", [None, 1, 4, 16, 40])
 def test_every_kernel_gives_the_product_written_out(block: int | None, columns: int, dtype: torch.dtype) -> None:
     weight = torch.randn(21, 34, dtype=dtype)
     keep = torch.rand(7, 12) < 0.4
@@ -255,9 +251,7 @@ def test_a_ragged_stack_keeps_the_form_of_its_states(mode: str, layout: Any) -> 
     network = nn.Sequential()
     network.rnn = RaggedRNN(mode, 9, [[17, 12], [14, 20]], batch_first=True).eval()
     set_zeros(network)
-    sparse: Any = sparse_form(
-        network, Wiring({"rnn": reads(OUTSIDE)}), layout=layout, block=BLOCK, example_inputs=torch.randn(2, 3, 9)
-    )
+    sparse: Any = sparse_form(network, layout=layout, block=BLOCK, example_inputs=torch.randn(2, 3, 9))
     features = torch.randn(3, 5, 9)
     with torch.no_grad():
         output, state = network.rnn(features)
@@ -273,8 +267,7 @@ def test_a_ragged_stack_with_projections() -> None:
     network = nn.Sequential()
     network.rnn = RaggedRNN("LSTM", 9, [[17], [20]], proj_sizes=[[8], [5]]).eval()
     set_zeros(network)
-    wiring = Wiring({"rnn": reads(OUTSIDE)})
-    sparse: Any = sparse_form(network, wiring, layout="csr", example_inputs=torch.randn(3, 2, 9))
+    sparse: Any = sparse_form(network, layout="csr", example_inputs=torch.randn(3, 2, 9))
     features = torch.randn(4, 2, 9)
     with torch.no_grad():
         expected = network.rnn(features)
@@ -288,7 +281,7 @@ def test_a_language_model_streams_word_by_word_as_it_reads_a_segment(cell: Any, 
     network = LanguageModel(50, 18, 22, num_layers=2, cell=cell, dropout=0.5).eval()
     set_zeros(network)
     tokens = torch.randint(50, (12, 3))
-    sparse: Any = sparse_form(network, network.wiring, layout=layout, block=BLOCK, example_inputs=tokens[:4])
+    sparse: Any = sparse_form(network, layout=layout, block=BLOCK, example_inputs=tokens[:4])
     with torch.no_grad():
         whole, end = network(tokens)
     first, state = sparse(tokens[:5])
@@ -306,13 +299,13 @@ def test_a_language_model_streams_word_by_word_as_it_reads_a_segment(cell: Any, 
 def test_networks_of_other_shapes() -> None:
     joined = TwoReaders().eval()
     set_zeros(joined, block=1, density=0.2)
-    sparse: Any = sparse_form(joined, joined.wiring, layout="csr", example_inputs=words(4, 2))
+    sparse: Any = sparse_form(joined, layout="csr", example_inputs=words(4, 2))
     tokens = words(6, 3)
     with torch.no_grad():
         assert_same(sparse(tokens), joined(tokens))
     classifier = StateClassifier("GRU", num_layers=2, bidirectional=True).eval()
     set_zeros(classifier, block=1, density=0.2)
-    sparse = sparse_form(classifier, classifier.wiring, layout="csr", example_inputs=torch.randn(4, 2, 3))
+    sparse = sparse_form(classifier, layout="csr", example_inputs=torch.randn(4, 2, 3))
     features = torch.randn(5, 3, 3)
     with torch.no_grad():
         assert_same(sparse(features), classifier(features))
@@ -428,7 +421,7 @@ def test_single_zeros_are_no_blocks() -> None:
 def test_a_tied_embedding_stays_dense_beside_its_sparse_decoder() -> None:
     network = TiedLanguageModel(units=20).eval()
     set_zeros(network)
-    sparse: Any = sparse_form(network, network.wiring, layout="csr", example_inputs=words(3, 2))
+    sparse: Any = sparse_form(network, layout="csr", example_inputs=words(3, 2))
     assert isinstance(sparse.decoder, SparseLinear)
     assert "decoder.weight" in sparse.sparse_report.converted
     assert sparse.sparse_report.left == {"embedding.weight": "its rows are looked up, not multiplied"}
@@ -437,12 +430,28 @@ def test_a_tied_embedding_stays_dense_beside_its_sparse_decoder() -> None:
         assert_same(sparse(tokens), network(tokens))
 
 
-def test_layers_that_the_wiring_fixes_are_left_and_listed() -> None:
-    network = tagger("LSTM")
-    wiring = Wiring({"encoder": reads("embedding"), "decoder": reads("encoder")}, fixed=["decoder"])
-    sparse: Any = sparse_form(network, wiring, layout="csr", example_inputs=words(3, 2))
-    assert type(sparse.decoder) is nn.Linear
-    assert sparse.sparse_report.left["decoder"] == "the wiring fixes it"
+def test_layers_without_a_sparse_form_are_left_and_listed() -> None:
+    class Doubled(nn.Linear):
+        def forward(self, input: Tensor) -> Tensor:
+            return 2 * super().forward(input)
+
+    class Cells(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell, self.own, self.decoder = nn.GRUCell(6, 8), Doubled(8, 8), nn.Linear(8, 16)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = x.new_zeros(x.shape[1], 8)
+            for step in x:
+                h = self.cell(step, h)
+            return self.decoder(self.own(h))
+
+    network = Cells().eval()
+    set_zeros(network)
+    sparse: Any = sparse_form(network, layout="csr", example_inputs=torch.randn(4, 2, 6))
+    assert list(sparse.sparse_report.converted) == ["decoder.weight"]
+    why = "there is no sparse form of its layer"
+    assert sparse.sparse_report.left == dict.fromkeys(("cell.weight_ih", "cell.weight_hh", "own.weight"), why)
 
 
 def test_density_is_that_of_what_is_multiplied() -> None:
@@ -452,9 +461,9 @@ def test_density_is_that_of_what_is_multiplied() -> None:
         network.encoder.weight_ih_l0.fill_(1.0)
         network.encoder.weight_hh_l0.zero_()
         network.decoder.weight.copy_(torch.eye(50)[:, :8])
-    assert density_of(network, network.wiring) == (32 * 8 + 8) / (2 * 32 * 8 + 50 * 8)
-    with pytest.raises(ValueError, match="`wiring` must describe a layer with a matrix, found none"):
-        density_of(network, Wiring({}, fixed=["embedding", "encoder", "decoder"]))
+    assert density_of(network, words(3, 2)) == (32 * 8 + 8) / (2 * 32 * 8 + 50 * 8)
+    with pytest.raises(ValueError, match="`network` must have a recurrent or Linear layer with a matrix, found none"):
+        density_of(nn.Embedding(11, 3), words(3, 2))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -475,12 +484,12 @@ def test_example_inputs_are_needed() -> None:
 def test_a_block_must_fit_into_one_of_the_matrices(block: Any) -> None:
     network = tagger()
     with pytest.raises(ValueError, match="`block` must be a whole number from 1 to 19, so that a block fits"):
-        sparse_form(network, network.wiring, layout="bsr", block=block, example_inputs=words(3, 2))
+        sparse_form(network, layout="bsr", block=block, example_inputs=words(3, 2))
 
 
 def test_a_gated_network_is_to_be_shrunk_first() -> None:
     network = tagger()
-    gate_network_(network, draw_blueprint(network, network.wiring))
+    gate_network_(network, trace(network, words(3, 2)))
     with pytest.raises(ValueError, match="`network` must be plain, got one with gates; .*shrink` first"):
         sparse_tagger(network)
 
@@ -501,7 +510,7 @@ def test_half_precision() -> None:
 def test_a_network_without_zeros_has_no_sparse_form() -> None:
     network = WordTagger("LSTM")
     with pytest.raises(ValueError, match="has none: .*encoder.weight_hh_l0: it has no zeros.*; run it dense"):
-        sparse_form(network, network.wiring, layout="csr", example_inputs=words(3, 2))
+        sparse_form(network, layout="csr", example_inputs=words(3, 2))
 
 
 class ReadsWeights(WordTagger):

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, StochasticWeightAveraging
+from lightning import Trainer
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, StochasticWeightAveraging
+from lightning.pytorch.utilities.model_summary import ModelSummary
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from l0rnn import Budget, Dense, L0GatedGRU, L0GatedLSTM, L0Gates, Penalty, PrunableModule, shrink
-from l0rnn.cost.cost import cost
-from l0rnn.gates import Gates
-from l0rnn.methods import GradualMagnitude, Method
+from l0rnn.methods import GradualMagnitude, Method, RandomUnits
 from l0rnn.models import load_model
 from l0rnn.surgery.shrink import is_prunable
 from l0rnn.training import ScaleDropout
 from l0rnn.training.optimizer import WeightsAndGates
-from l0rnn.wiring import OUTSIDE, Wiring, reads
 from recipes.penn_treebank.data import SegmentLoader, batchify
 from tests.export.models import write_checkpoint
-from tests.networks import StateClassifier, skip_without_bfloat16
+from tests.networks import skip_without_bfloat16
 
 # Lightning's advice on what a run lacks (validation data, workers) is not about these tests
 pytestmark = pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning")
@@ -70,39 +70,6 @@ def trainer(path: Path, **options: Any) -> Trainer:
         "default_root_dir": path,
     }
     return Trainer(**{**settings, **options})
-
-
-class TestBudget:
-    def test_kept_cost_is_within_five_percent_of_the_budget(self, tmp_path: Path) -> None:
-        torch.manual_seed(1)
-        module = L0GatedLSTM(WORDS, 64, method=L0Gates(Budget(density=0.5)), init_range=0.2)
-        trainer(tmp_path, max_epochs=6).fit(module, segments())
-        method: Any = module.method
-        density = method.kept_cost().multiply_adds / method.dense.multiply_adds
-        assert 0.95 * 0.5 <= density <= 0.5
-        small = shrink(module)
-        kept = cost(_blueprint(small, module)).multiply_adds
-        assert kept == method.kept_cost().multiply_adds
-
-    def test_gates_are_frozen_in_the_last_part_of_the_training(self, tmp_path: Path) -> None:
-        seen: list[tuple[float, list[bool]]] = []
-
-        class Watch(Callback):
-            def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-                gates = [m for m in pl_module.modules() if isinstance(m, Gates)]
-                seen.append((pl_module.method.progress, [g.is_frozen for g in gates]))  # type: ignore[union-attr]
-
-        trainer(tmp_path, callbacks=[Watch()]).fit(
-            model(method=L0Gates(Budget(density=0.5), freeze=0.5), objective=None), segments()
-        )
-        assert all(all(frozen) == (progress >= 0.5) for progress, frozen in seen)
-        assert all(any(frozen) == (progress >= 0.5) for progress, frozen in seen)
-
-
-def _blueprint(network: nn.Module, module: PrunableModule) -> Any:
-    from l0rnn.blueprint import draw_blueprint
-
-    return draw_blueprint(network, module.wiring)
 
 
 class TestOptimizer:
@@ -188,24 +155,6 @@ class TestCarriedState:
 
 
 class TestCheckpoints:
-    @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
-    @pytest.mark.parametrize(
-        "stop", [4, 12, 13, 24, 25], ids=["in the first epoch", "after it", "gates free", "after it", "gates frozen"]
-    )
-    def test_resuming_goes_on_bit_for_bit(self, tmp_path: Path, stop: int) -> None:
-        whole = model()
-        saver = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=1, save_top_k=-1)
-        options: dict[str, Any] = {"enable_checkpointing": True, "callbacks": [saver]}
-        trainer(tmp_path, **options).fit(whole, segments(), segments())
-        assert len(segments()) == 12
-        torch.manual_seed(99)  # the resumed process has drawn other numbers
-        resumed = L0GatedLSTM(WORDS, 16, objective=Budget(density=0.4), dropout=0.2, init_range=0.2, learning_rate=2.0)
-        trainer(tmp_path).fit(
-            resumed, segments(), segments(), ckpt_path=str(tmp_path / f"step={stop}.ckpt"), weights_only=True
-        )
-        for name, value in whole.state_dict().items():
-            assert torch.equal(value, resumed.state_dict()[name]), name
-
     def test_a_checkpoint_loads_without_pickle_and_shrinks(self, tmp_path: Path) -> None:
         module = model()
         run = trainer(tmp_path)
@@ -259,14 +208,6 @@ class TestTrainerOptions:
         with pytest.raises(ValueError, match="`max_epochs` or `max_steps` of the Trainer must be set"):
             trainer(tmp_path, max_epochs=-1).fit(model(), segments())
 
-    def test_loss_falls(self, tmp_path: Path) -> None:
-        module = model(objective=Penalty(0.01), dropout=0.0, optimizer="adam", learning_rate=0.03)
-        run = trainer(tmp_path, max_epochs=15)
-        before = run.validate(module, segments(), verbose=False)[0]["valid/perplexity"]
-        run.fit(module, segments())
-        after = trainer(tmp_path).validate(module, segments(), verbose=False)[0]["valid/perplexity"]
-        assert after < 0.6 * before
-
 
 class TestBadRuns:
     def test_a_nan_loss_stops_and_keeps_the_weights(self, tmp_path: Path) -> None:
@@ -315,26 +256,6 @@ class TestBadRuns:
             model(**options)
 
 
-def test_any_network_and_loss(tmp_path: Path) -> None:
-    """A classifier that reads the last state, trained on features, not words."""
-    torch.manual_seed(0)
-    network = StateClassifier("GRU", bidirectional=True)
-    features = torch.randn(32, 9, 6, 3)
-    batches = [(x, (x[:, :, 0].sum(0) > 0).long()) for x in features]
-    module = PrunableModule(
-        network,
-        network.wiring,
-        loss=lambda network, batch: nn.functional.cross_entropy(network(batch[0]), batch[1]),
-        method=L0Gates(Budget(density=0.5)),
-        optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=0.02),
-    )
-    trainer(tmp_path, max_epochs=8).fit(module, torch.utils.data.DataLoader(batches, batch_size=None))
-    small = shrink(module)  # its proof runs on the first training batch
-    module.eval()
-    torch.testing.assert_close(small(features[3]), module(features[3]), atol=1e-5, rtol=0)
-    assert type(small.encoder).__name__ in ("GRU", "RaggedRNN")
-
-
 class TestScaleDropout:
     def test_rates_follow_the_density(self, tmp_path: Path) -> None:
         module = model(dropout=0.5)
@@ -367,6 +288,47 @@ class TestScaleDropout:
             ScaleDropout(0.1, every=0)
 
 
+class TestCheckpointsOfVersion01:
+    """Every layer held the gates of its units."""
+
+    def old(self, module: L0GatedLSTM) -> dict[str, Any]:
+        state = {name: value.clone() for name, value in module.state_dict().items()}
+        places = {"embedding": "embedding.gates", "encoder.l0": "encoder.gates.l0", "encoder.l1": "encoder.gates.l1"}
+        for part in ("log_alpha", "fixed"):
+            for axis, value in module.units.by_axis(state.pop(f"network.unit_gates.{part}")).items():
+                state[f"network.{places[axis]}.{part}"] = value
+        frozen = state.pop("network.unit_gates.frozen")
+        state |= {f"network.{place}.frozen": frozen.clone() for place in places.values()}
+        settings = dict(module.hparams)
+        gone = {"milliseconds": None, "batch": None, "steps": None, "threads": 1, "device": "cpu", "table": None}
+        settings["method"]["objective"] = settings["method"]["objective"] | gone
+        settings["method"]["units"] = "both"
+        added = {"carried": None, "random": {}, "remaining": {}, "model": "L0GatedLSTM"}
+        versions = {"pytorch-lightning_version": "2.5.0", "hyper_parameters": settings, "l0rnn": added}
+        return {"state_dict": state, "optimizer_states": [{}], "epoch": 1, "global_step": 3, **versions}
+
+    def test_they_load_and_shrink(self, tmp_path: Path) -> None:
+        module = model()
+        trainer(tmp_path).fit(module, segments())
+        torch.save(self.old(module), tmp_path / "old.ckpt")
+        loaded, tokens = load_model(tmp_path / "old.ckpt"), text()[:6]
+        torch.testing.assert_close(loaded(tokens)[0], module.eval()(tokens)[0], atol=0, rtol=0)
+        assert loaded.method.has_chosen
+        assert loaded.method.figures() == module.method.figures()
+        torch.testing.assert_close(shrink(loaded)(tokens)[0], module(tokens)[0], atol=1e-5, rtol=0)
+
+    def test_their_trainings_do_not_go_on_and_other_axes_are_refused(self, tmp_path: Path) -> None:
+        old = self.old(model())
+        torch.save(old, tmp_path / "old.ckpt")
+        with pytest.raises(ValueError, match="written by version 0.1 of l0rnn, whose trainings cannot go on here"):
+            trainer(tmp_path).fit(model(), segments(), ckpt_path=str(tmp_path / "old.ckpt"), weights_only=True)
+        with pytest.raises(ValueError, match="version 0.1 of l0rnn and has gates on encoder.l1, where"):
+            model(num_layers=1).on_load_checkpoint(copy.deepcopy(old))
+        settings = {"class": "Budget", "density": 0.3, "milliseconds": 2.0, "threads": 1}
+        with pytest.raises(ValueError, match="Budget has no argument milliseconds, threads"):
+            model(objective=settings)
+
+
 def test_a_module_is_known_as_prunable_by_what_it_finds_with_getattr() -> None:
     """From Python 3.12 on isinstance of a protocol does not look there, where a module has its submodules."""
     assert is_prunable(model())
@@ -397,8 +359,6 @@ class Stream(IterableDataset[Any]):
 
 
 class Classifier(nn.Module):
-    wiring = Wiring({"encoder": reads(OUTSIDE), "classifier": reads("encoder")})
-
     def __init__(self) -> None:
         super().__init__()
         self.encoder, self.classifier = nn.GRU(3, 6, batch_first=True), nn.Linear(6, 2)
@@ -412,9 +372,74 @@ def class_loss(network: nn.Module, batch: Any) -> Tensor:
     return nn.functional.cross_entropy(network(features), labels)
 
 
-def classifier(method: Method | None = None, loss: Any = class_loss) -> PrunableModule:
+def classifier(method: Method | None = None, loss: Any = class_loss, **options: Any) -> PrunableModule:
     torch.manual_seed(0)
-    return PrunableModule(Classifier(), Classifier.wiring, loss, method or L0Gates(Budget(density=0.4)))
+    options = {"example_inputs": torch.randn(2, 5, 3)} | options
+    return PrunableModule(Classifier(), loss, method or L0Gates(Budget(density=0.4)), **options)
+
+
+class TestExampleInputs:
+    @pytest.mark.parametrize("form", ["tensor", "tuple", "dict", "keywords", "list", "packed"])
+    def test_lightning_sums_up_the_model_whatever_their_form(self, tmp_path: Path, form: str) -> None:
+        class AnyForm(Classifier):
+            def forward(self, features: Any = None, *, x: Any = None) -> Tensor:
+                features = x if features is None else features
+                features = features["a"] if isinstance(features, dict) else features
+                return super().forward(features[0] if isinstance(features, list) else features)
+
+        x = torch.randn(4, 5, 3)
+        forms: dict[str, Any] = {"tensor": x, "tuple": (x,), "dict": {"a": x}, "keywords": {"x": x}, "list": [x]}
+        example = {**forms, "packed": pack_padded_sequence(x, torch.tensor([5, 4, 2, 2]), batch_first=True)}[form]
+        module = PrunableModule(
+            AnyForm(), lambda net, _: net(x).square().mean(), RandomUnits(0.5), example_inputs=example
+        )
+        run = trainer(tmp_path, max_epochs=1, enable_model_summary=True)
+        run.fit(module, DataLoader(torch.zeros(2), batch_size=1))
+        assert str(ModelSummary(module)).splitlines()[2].rstrip().endswith("| [4, 2]")  # the size of what came out
+        assert shrink(module)(x).shape == (4, 2)
+
+    def test_a_method_needs_them(self) -> None:
+        with pytest.raises(ValueError, match="`example_inputs` must be given: the network is run on them once"):
+            classifier(example_inputs=None)
+
+    def test_they_may_be_on_another_device_than_the_network_by_the_time_it_is_shrunk(self, tmp_path: Path) -> None:
+        module = classifier()
+        trainer(tmp_path, max_epochs=1).fit(module, DataLoader(Features(), batch_size=16))
+        module.example_input_array = module.example_input_array.to("meta")
+        with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor"):  # it is moved
+            shrink(module)
+
+
+class TestLossOfTheShrunkenNetwork:
+    """A loss that reads weights, as a sampled softmax does, goes round the gates."""
+
+    @pytest.mark.parametrize("carries_state", [False, True])
+    def test_it_is_compared_on_the_first_batch(self, tmp_path: Path, *, carries_state: bool) -> None:
+        def sampled(network: Any, batch: Any, *state: Any) -> Any:
+            states = network.encoder(batch[0])[1][-1]
+            loss = (states @ network.classifier.weight[torch.tensor([1, 0])].T).square().mean()
+            return (loss, None) if carries_state else loss
+
+        module = classifier(loss=sampled, carries_state=carries_state)
+        trainer(tmp_path, max_epochs=3).fit(module, DataLoader(Features(), batch_size=16))
+        with pytest.raises(ValueError, match=r"the training loss is .* on the shrunken network and .*; it reads"):
+            shrink(module)
+        shrink(module, loss=False)
+        module.loss = lambda network, batch, *state: (class_loss(network, batch), None)
+        shrink(module)
+
+    def test_a_loss_that_fails_on_the_small_network_is_named_and_one_that_cannot_be_had_is_left_out(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        module = classifier()
+        trainer(tmp_path, max_epochs=1).fit(module, DataLoader(Features(), batch_size=16))
+        with pytest.raises(ValueError, match=r"the training loss fails on the shrunken network, RuntimeError: .*6"):
+            shrink(module, loss=lambda network: network.encoder.weight_hh_l0.reshape(18, 6).sum())
+        values = iter(range(10))
+        for loss in (lambda network: torch.tensor(float(next(values))), lambda network: network.no_such_part):
+            shrink(module, loss=loss)
+        messages = [record.message for record in caplog.records if "was not compared" in record.message]
+        assert [message.partition(": ")[2].split()[0] for message in messages] == ["from", "AttributeError:"]
 
 
 class TestData:
@@ -428,7 +453,7 @@ class TestData:
             assert module.method.has_chosen
 
     def test_batches_in_dicts_count_by_their_size(self, tmp_path: Path) -> None:
-        module, data = classifier(Dense()), Features("dict")
+        module, data = classifier(Dense(), example_inputs=None), Features("dict")
         run = trainer(tmp_path, max_epochs=1)
         run.fit(module, DataLoader(data, batch_size=64), DataLoader(data, batch_size=64))
         labels = torch.tensor([data[index]["y"] for index in range(len(data))])
@@ -438,7 +463,7 @@ class TestData:
             shrink(module)
 
     def test_a_batch_that_is_a_tensor_is_the_input(self, tmp_path: Path) -> None:
-        module = classifier(loss=lambda network, batch: network(batch).square().mean())
+        module = classifier(Dense(), lambda network, batch: network(batch).square().mean(), example_inputs=None)
         trainer(tmp_path, max_epochs=1).fit(module, DataLoader(torch.randn(64, 5, 3), batch_size=16))
         assert module.example_input_array.shape == (16, 5, 3)
         assert shrink(module)(torch.randn(2, 5, 3)).shape == (2, 2)

@@ -122,7 +122,9 @@ class DeepFilterNet(nn.Module):
     def __init__(self, bands=8, channels=4, hidden=16, groups=2, order=3):
         super().__init__()
         self.order = order
-        self.erb_conv0 = nn.Sequential(nn.Conv2d(1, channels, (1, 3), padding=(0, 1)), nn.BatchNorm2d(channels), nn.ReLU())
+        self.erb_conv0 = nn.Sequential(
+            nn.Conv2d(1, channels, (1, 3), padding=(0, 1)), nn.BatchNorm2d(channels), nn.ReLU()
+        )
         self.erb_conv1 = nn.Sequential(
             nn.Conv2d(channels, channels, (1, 3), stride=(1, 2), padding=(0, 1), groups=channels, bias=False),
             nn.Conv2d(channels, channels, 1, bias=False),
@@ -262,20 +264,20 @@ class GLU(nn.Module):
 class FARGAN(nn.Module):
     """Frame-wise autoregressive vocoder: a conditioning network, then GRU cells with gated units for each subframe."""
 
-    def __init__(self, feature_dim=7, cond_size=12, subframe_size=6, gru_sizes=(10, 8)):
+    def __init__(self, feature_dim=7, cond_size=12, subframe_size=6, gru1_size=10, gru2_size=8):
         super().__init__()
         self.subframe_size = subframe_size
-        self.gru_sizes = gru_sizes
+        self.gru1_size, self.gru2_size = gru1_size, gru2_size
         self.fdense1 = nn.Linear(feature_dim, 9, bias=False)
         self.fconv1 = nn.Conv1d(9, 11, kernel_size=3, padding="same", bias=False)
         self.fdense2 = nn.Linear(11, 4 * cond_size, bias=False)
         self.fwc0 = nn.Linear(2 * (cond_size + subframe_size), 14, bias=False)
         self.fwc0_glu = GLU(14)
-        self.gru1 = nn.GRUCell(14 + subframe_size, gru_sizes[0], bias=False)
-        self.gru1_glu = GLU(gru_sizes[0])
-        self.gru2 = nn.GRUCell(gru_sizes[0] + subframe_size, gru_sizes[1], bias=False)
-        self.gru2_glu = GLU(gru_sizes[1])
-        self.skip_dense = nn.Linear(14 + sum(gru_sizes) + subframe_size, 13, bias=False)
+        self.gru1 = nn.GRUCell(14 + subframe_size, gru1_size, bias=False)
+        self.gru1_glu = GLU(gru1_size)
+        self.gru2 = nn.GRUCell(gru1_size + subframe_size, gru2_size, bias=False)
+        self.gru2_glu = GLU(gru2_size)
+        self.skip_dense = nn.Linear(14 + gru1_size + gru2_size + subframe_size, 13, bias=False)
         self.skip_glu = GLU(13)
         self.sig_dense_out = nn.Linear(13, subframe_size, bias=False)
 
@@ -284,8 +286,8 @@ class FARGAN(nn.Module):
         cond = torch.tanh(self.fdense1(features)).permute(0, 2, 1)
         cond = torch.tanh(self.fconv1(cond)).permute(0, 2, 1)
         cond = torch.tanh(self.fdense2(cond)).reshape(batch, 4 * frames, -1)
-        h1 = torch.zeros(batch, self.gru_sizes[0])
-        h2 = torch.zeros(batch, self.gru_sizes[1])
+        h1 = torch.zeros(batch, self.gru1_size)
+        h2 = torch.zeros(batch, self.gru2_size)
         prev = torch.zeros(batch, self.subframe_size)
         fwc_state = torch.zeros(batch, cond.size(-1) + self.subframe_size)
         signal = []
@@ -310,7 +312,10 @@ class WaveRNN(nn.Module):
         super().__init__()
         self.aux_dims = aux_dims
         self.resnet = nn.Sequential(
-            nn.Conv1d(feat_dims, 6, 3, padding=1, bias=False), nn.BatchNorm1d(6), nn.ReLU(), nn.Conv1d(6, 4 * aux_dims, 1)
+            nn.Conv1d(feat_dims, 6, 3, padding=1, bias=False),
+            nn.BatchNorm1d(6),
+            nn.ReLU(),
+            nn.Conv1d(6, 4 * aux_dims, 1),
         )
         self.up = nn.Conv2d(1, 1, (1, 5), padding=(0, 2), bias=False)
         self.I = nn.Linear(feat_dims + aux_dims + 1, rnn_dims)

@@ -1,7 +1,7 @@
 """The zoo: networks as they run in production, at small size, each with example inputs."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,12 +15,15 @@ class Entry:
     """How a network is built and called."""
 
     build: Callable[[], nn.Module]
-    inputs: Callable[[], tuple[Any, ...]]
-    kwargs: Callable[[], dict[str, Any]] = field(default=dict)
+    inputs: Callable[[], Any]
 
     def network(self, seed: int = 0) -> nn.Module:
         torch.manual_seed(seed)
         return self.build().eval()
+
+    def example_inputs(self, seed: int = 0) -> Any:
+        torch.manual_seed(seed + 1)
+        return self.inputs()
 
 
 def words(vocabulary: int, *shape: int) -> torch.Tensor:
@@ -39,15 +42,18 @@ ZOO: dict[str, Entry] = {
     "DPRNN": Entry(audio.DPRNN, lambda: (torch.randn(2, 34),)),
     "streaming GRU": Entry(audio.StreamingGRU, lambda: (torch.randn(3, 1, 5),)),
     "docTR CRNN": Entry(speech.DocTR, lambda: (torch.randn(2, 3, 8, 12),)),
-    "EasyOCR": Entry(speech.EasyOCR, lambda: (torch.randn(2, 1, 8, 12),), lambda: {"text": None}),
+    "EasyOCR": Entry(speech.EasyOCR, lambda: {"input": torch.randn(2, 1, 8, 12), "text": None}),
     "pyannote": Entry(speech.PyanNet, lambda: (torch.randn(2, 1, 120),)),
     "bonito": Entry(speech.Bonito, lambda: (torch.randn(2, 1, 24),)),
     "RNN-T": Entry(speech.RNNT, lambda: (torch.randn(2, 6, 6), words(11, 2, 4))),
     "icefall": Entry(speech.Icefall, lambda: (torch.randn(2, 9, 9), words(11, 2, 4))),
     "Kokoro": Entry(
         speech.KokoroTextEncoder,
-        lambda: (words(12, 2, 7), torch.tensor([5, 6])),
-        lambda: {"m": torch.arange(7)[None] >= torch.tensor([5, 6])[:, None]},
+        lambda: {
+            "x": words(12, 2, 7),
+            "input_lengths": torch.tensor([5, 6]),
+            "m": torch.arange(7)[None] >= torch.tensor([5, 6])[:, None],
+        },
     ),
     "DeepSpeech 2": Entry(speech.DeepSpeech2, lambda: (torch.randn(2, 1, 12, 7), torch.tensor([7, 5]))),
     "Tacotron 2": Entry(speech.Tacotron2Decoder, lambda: (torch.randn(2, 7, 6), torch.randn(2, 3, 5))),
@@ -65,8 +71,7 @@ ZOO: dict[str, Entry] = {
     "BiLSTM-CRF": Entry(text.BiLSTMCRF, lambda: (words(20, 2, 5), words(15, 2, 5, 4), torch.tensor([4, 5]))),
     "attention over GRU": Entry(
         text.AttentionOverGRU,
-        lambda: (torch.randn(2, 5, 6),),
-        lambda: {"key_padding_mask": torch.tensor([[False] * 5, [False] * 3 + [True] * 2])},
+        lambda: {"x": torch.randn(2, 5, 6), "key_padding_mask": torch.tensor([[False] * 5, [False] * 3 + [True] * 2])},
     ),
     "self-attentive LSTM": Entry(text.SelfAttentiveLSTM, lambda: (torch.randn(2, 5, 6),)),
     "LSTM classifier": Entry(text.Classifier, lambda: (words(20, 3, 5),)),

@@ -13,7 +13,7 @@ class DocTR(nn.Module):
     def __init__(self, rnn_units=10, vocabulary=13):
         super().__init__()
         layers = []
-        for i, (a, b, pool) in enumerate(((3, 6, (2, 2)), (6, 8, (2, 1)))):
+        for a, b, pool in ((3, 6, (2, 2)), (6, 8, (2, 1))):
             layers += [nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.ReLU(inplace=True), nn.MaxPool2d(pool)]
         self.feat_extractor = nn.Sequential(*layers)
         self.decoder = nn.LSTM(8 * 2, rnn_units, num_layers=2, bidirectional=True, batch_first=True)
@@ -48,11 +48,13 @@ class EasyOCR(nn.Module):
         super().__init__()
         self.FeatureExtraction = nn.Sequential(
             nn.Conv2d(1, 5, 3, 1, 1), nn.ReLU(True), nn.MaxPool2d(2, 2),
-            nn.Conv2d(5, channels, 3, 1, 1, bias=False), nn.BatchNorm2d(channels), nn.ReLU(True), nn.MaxPool2d((2, 1), (2, 1)),
+            nn.Conv2d(5, channels, 3, 1, 1, bias=False), nn.BatchNorm2d(channels), nn.ReLU(True),
+            nn.MaxPool2d((2, 1), (2, 1)),
         )  # fmt: skip
         self.AdaptiveAvgPool = nn.AdaptiveAvgPool2d((None, 1))
         self.SequenceModeling = nn.Sequential(
-            BidirectionalLSTM(channels, hidden_size, hidden_size), BidirectionalLSTM(hidden_size, hidden_size, hidden_size)
+            BidirectionalLSTM(channels, hidden_size, hidden_size),
+            BidirectionalLSTM(hidden_size, hidden_size, hidden_size),
         )
         self.Prediction = nn.Linear(hidden_size, num_class)
 
@@ -188,11 +190,9 @@ class IcefallLayer(nn.Module):
 class Icefall(nn.Module):
     """lstm_transducer_stateless: convolutional subsampling, projected LSTMs with residuals, a stateless predictor."""
 
-    def __init__(self, features=9, d_model=8, hidden=12, vocabulary=11, decoder=8, joiner=10):
+    def __init__(self, features=9, d_model=8, hidden=40, vocabulary=11, decoder=8, joiner=10):
         super().__init__()
-        self.conv = nn.Sequential(
-            nn.Conv2d(1, 3, 3, padding=1), nn.SiLU(), nn.Conv2d(3, 5, 3, stride=2), nn.SiLU()
-        )
+        self.conv = nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.SiLU(), nn.Conv2d(3, 5, 3, stride=2), nn.SiLU())
         self.out = nn.Linear(5 * ((features - 1) // 2), d_model)
         self.layers = nn.ModuleList(IcefallLayer(d_model, hidden, 14) for _ in range(2))
         self.embedding = nn.Embedding(vocabulary, decoder)

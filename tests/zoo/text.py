@@ -27,21 +27,23 @@ class LanguageModel(nn.Module):
 
 
 class WeightDrop(nn.Module):
-    """DropConnect on the hidden-to-hidden weights, as fastai and Merity write it."""
+    """DropConnect on the hidden-to-hidden weights, as fastai writes it."""
 
-    def __init__(self, module, dropout=0.5, layers=("weight_hh_l0",)):
+    def __init__(self, module, weight_p=0.5, layer_names=("weight_hh_l0",)):
         super().__init__()
-        self.module, self.dropout, self.layers = module, dropout, layers
-        for name in layers:
-            raw = getattr(module, name)
-            del module._parameters[name]
-            self.register_parameter(name + "_raw", nn.Parameter(raw.data))
-            setattr(module, name, raw.data)
+        self.module, self.weight_p, self.layer_names = module, weight_p, layer_names
+        for layer in layer_names:
+            w = getattr(module, layer)
+            delattr(module, layer)
+            self.register_parameter(f"{layer}_raw", nn.Parameter(w.data))
+            setattr(module, layer, w.detach().clone())
 
     def forward(self, *args):
-        for name in self.layers:
-            raw = getattr(self, name + "_raw")
-            setattr(self.module, name, F.dropout(raw, p=self.dropout, training=self.training))
+        for layer in self.layer_names:
+            raw_w = getattr(self, f"{layer}_raw")
+            w = F.dropout(raw_w, p=self.weight_p) if self.training else raw_w.clone()
+            setattr(self.module, layer, w)
+            self.module._flat_weights[self.module._flat_weights_names.index(layer)] = w
         return self.module(*args)
 
 

@@ -9,11 +9,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from l0rnn.tracing.rules import convolutions, elementwise, lookup, norms, products, recurrent, reductions, shapes
-from l0rnn.tracing.run import Call
+from l0rnn.tracing.rules import (
+    convolutions,
+    elementwise,
+    lookup,
+    norms,
+    pieces,
+    products,
+    recurrent,
+    reductions,
+    shapes,
+    writing,
+)
+from l0rnn.tracing.rules.run import Call
 
 RULES: dict[Any, Callable[[Call], None]] = {}
-for family in (shapes, elementwise, reductions, products, convolutions, recurrent, norms, lookup):
+FAMILIES = (shapes, pieces, writing, elementwise, reductions, products, convolutions, recurrent, norms, lookup)
+for family in FAMILIES:
     for names, function in family.RULES.items():
         RULES.update(dict.fromkeys(names.split(), function))
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from l0rnn.tracing.atoms import OUTSIDE, differs, line, varies
+from l0rnn.tracing.rules.atoms import OUTSIDE, differs, line, varies
 from l0rnn.tracing.rules.products import FROM_OUTSIDE
-from l0rnn.tracing.run import Call, Reading
+from l0rnn.tracing.rules.run import Call, Reading
 
 
 def convolution(call: Call) -> None:
@@ -78,7 +78,10 @@ def along_dimension(call: Call, weight: Tensor, d: int) -> Tensor:
     """The labels of a weight along one of its dimensions, `(index,)`; OUTSIDE where it has none."""
     shadow = call.shadow(weight)
     if len(shadow.sides) == weight.dim() and all(
-        not varies(side, other) for own, side in enumerate(shadow.sides) for other in range(weight.dim()) if other != own
+        not varies(side, other)
+        for own, side in enumerate(shadow.sides)
+        for other in range(weight.dim())
+        if other != own
     ):
         return line(shadow.sides[d], *(other for other in range(weight.dim()) if other != d)).reshape(-1)
     found = torch.full((weight.size(d),), OUTSIDE)
@@ -93,7 +96,7 @@ def along_dimension(call: Call, weight: Tensor, d: int) -> Tensor:
 
 
 def over_positions(call: Call, labels: Tensor, dims: range) -> Tensor:
-    """An operation slides over these dimensions. Units that differ along them are whole channels then, or have to stay."""
+    """An operation slides over these dimensions. Units that differ along them are whole channels, or stay."""
     along = [d for d in dims if differs(call.atoms.roots(labels), d)]
     if along and labels.size(1) > 1 and differs(call.atoms.roots(labels), 1):
         call.atoms.unite(labels, line(labels, *along), f"{call.why} slides over it")

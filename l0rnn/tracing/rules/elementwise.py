@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l0rnn.tracing.atoms import FREE, OUTSIDE, compact, differs, line, thin, varies
-from l0rnn.tracing.run import Call, Shadow, tensors_in
+from l0rnn.tracing.rules.atoms import FREE, OUTSIDE, compact, differs, line, thin, varies
+from l0rnn.tracing.rules.run import Call, Shadow, tensors_in
 
 
 def elementwise(call: Call) -> None:
@@ -32,6 +32,8 @@ def label_elementwise(call: Call, operands: list[Tensor], out: Tensor) -> None:
     main = torch.full((1,) * out.dim(), FREE)
     for operand in activations:
         main = call.join(main, _as_broadcast(call, operand), call.why)
+    for operand in activations:
+        call.meet(operand, main.expand(out.shape))
     if weights and bool((main == FREE).all()):
         _label_weights(call, weights, out, main)
         return
@@ -149,7 +151,10 @@ def random_like(call: Call) -> None:
 
 
 def normed_weight(call: Call) -> None:
-    """Weight normalisation: rows are scaled each by itself, so the columns have to stay."""
+    """Weight normalisation: rows are scaled each by itself, so the columns have to stay.
+
+    A gate in the direction would be normalised away, so the result has the labels of the scale.
+    """
     direction, scale, dim = call.args[0], call.args[1], call.argument(2, "dim", 0)
     sides = list(call.shadow(direction).sides)
     for d, side in enumerate(sides):
@@ -158,6 +163,7 @@ def normed_weight(call: Call) -> None:
     for side in call.shadow(scale).sides:
         if dim >= 0 and any(varies(side, d) for d in range(side.dim())):
             call.atoms.unite(sides[dim], side, call.why)
+            sides[dim] = side.expand(call.out.shape)
     call.tracer.set_shadow(call.out, Shadow(tuple(sides), is_weight=True))
 
 
@@ -201,13 +207,15 @@ def triangle(call: Call) -> None:
 
 
 UNARY = (
-    "relu relu6 tanh sigmoid hardsigmoid hardswish hardtanh gelu silu mish elu selu celu leaky_relu rrelu softplus softsign "
+    "relu relu6 tanh sigmoid hardsigmoid hardswish hardtanh gelu silu mish elu selu celu leaky_relu rrelu softplus "
+    "softsign"
     "logsigmoid log_sigmoid tanhshrink softshrink hardshrink threshold exp exp2 expm1 log log2 log10 log1p sqrt rsqrt "
-    "square abs absolute neg negative positive pos sign sgn signbit sin cos tan arcsin arccos arctan asin acos atan sinh "
-    "cosh asinh acosh atanh erf erfc erfinv floor ceil round trunc fix frac clamp clip clamp_min clamp_max reciprocal "
-    "nan_to_num isnan isinf isposinf isneginf isfinite isreal logical_not bitwise_not invert dropout dropout1d dropout2d "
-    "dropout3d alpha_dropout feature_dropout feature_alpha_dropout pow ipow float_power rpow logit sinc digamma lgamma i0 "
-    "deg2rad rad2deg hypot angle conj conj_physical quantize_per_tensor fake_quantize_per_tensor_affine"
+    "square abs absolute neg negative positive pos sign sgn signbit sin cos tan arcsin arccos arctan asin acos atan "
+    "sinh cosh asinh acosh atanh erf erfc erfinv floor ceil round trunc fix frac clamp clip clamp_min clamp_max "
+    "reciprocal nan_to_num isnan isinf isposinf isneginf isfinite isreal logical_not bitwise_not invert dropout "
+    "dropout1d dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout pow ipow float_power rpow logit "
+    "sinc digamma lgamma i0 deg2rad rad2deg hypot angle conj conj_physical quantize_per_tensor "
+    "fake_quantize_per_tensor_affine"
 )
 BINARY = (
     "add radd iadd sub rsub isub subtract mul rmul imul multiply div rdiv idiv divide truediv rtruediv itruediv "
@@ -228,12 +236,13 @@ RULES = {
     "view_as_real": as_pairs,
     "view_as_complex": from_pairs,
     "tril triu": triangle,
-    "cosine_similarity pairwise_distance dist cdist pdist cross linalg_cross cross_entropy nll_loss mse_loss l1_loss "
-    "smooth_l1_loss huber_loss binary_cross_entropy binary_cross_entropy_with_logits kl_div ctc_loss stft istft "
-    "fft_fft2 fft_rfft2 fft_fftn fft_rfftn matrix_exp linalg_matrix_exp linalg_qr qr linalg_svd svd linalg_inv inverse "
-    "linalg_solve linalg_cholesky cholesky linalg_eigh linalg_det det linalg_householder_product orgqr geqrf trace kron "
-    "logdet linalg_slogdet linalg_pinv pinverse linalg_matrix_power matrix_power linalg_solve_triangular "
-    "linalg_lu_factor linalg_ldl_factor masked_select masked_scatter nonzero argwhere unique "
-    "unique_consecutive bincount histc one_hot searchsorted bucketize renorm embedding_renorm im2col col2im fold "
-    "pixel_shuffle pixel_unshuffle grid_sampler grid_sample affine_grid local_response_norm": mixed,
+    "cosine_similarity pairwise_distance dist cdist pdist cross linalg_cross cross_entropy nll_loss mse_loss "
+    "l1_loss smooth_l1_loss huber_loss binary_cross_entropy binary_cross_entropy_with_logits kl_div ctc_loss "
+    "stft istft fft_fft2 fft_rfft2 fft_fftn fft_rfftn matrix_exp linalg_matrix_exp linalg_qr qr linalg_svd svd "
+    "linalg_inv inverse linalg_solve linalg_cholesky cholesky linalg_eigh linalg_det det "
+    "linalg_householder_product orgqr geqrf trace kron logdet linalg_slogdet linalg_pinv pinverse "
+    "linalg_matrix_power matrix_power linalg_solve_triangular linalg_lu_factor linalg_ldl_factor masked_select "
+    "masked_scatter nonzero argwhere unique unique_consecutive bincount histc one_hot searchsorted bucketize "
+    "renorm embedding_renorm im2col col2im fold pixel_shuffle pixel_unshuffle grid_sampler grid_sample "
+    "affine_grid local_response_norm": mixed,
 }

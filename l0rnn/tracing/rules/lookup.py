@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from l0rnn.tracing.atoms import OUTSIDE, line
+from l0rnn.tracing.rules.atoms import OUTSIDE, line
 from l0rnn.tracing.rules.products import FROM_OUTSIDE
-from l0rnn.tracing.run import Call, Reading
+from l0rnn.tracing.rules.run import Call, Reading
 
 
 def embedding(call: Call) -> None:

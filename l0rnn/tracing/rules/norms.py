@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from l0rnn.tracing.atoms import OUTSIDE, differs, line
+from l0rnn.tracing.rules.atoms import differs, line
 from l0rnn.tracing.rules.elementwise import unite_side
-from l0rnn.tracing.run import Call, Normalisation
+from l0rnn.tracing.rules.run import Call
+from l0rnn.tracing.rules.shadows import Normalisation
 
 
 def by_channel(call: Call) -> None:
@@ -39,7 +39,7 @@ def over_units(call: Call) -> None:
     roots = call.atoms.roots(labels)
     if len(dims) > 1 and any(differs(roots, -d) for d in range(1, len(dims) + 1)):
         call.fix([data, *weights], f"{call.why} normalises over several dimensions")
-        call.set(call.out, torch.full((), OUTSIDE))
+        call.set(call.out, labels)
         return
     for weight in weights:
         if call.shadow(weight).is_weight:
@@ -62,7 +62,7 @@ def by_group(call: Call) -> None:
     own = [weight for weight in (call.argument(2, "weight"), call.argument(3, "bias")) if isinstance(weight, Tensor)]
     why = f"{call.why} counts its groups" if groups == data.size(1) else f"{call.why} normalises over it"
     call.fix([data, *own], why)
-    call.set(call.out, torch.full((), OUTSIDE))
+    call.set(call.out, call.labels(data))
 
 
 RULES = {

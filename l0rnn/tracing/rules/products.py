@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from l0rnn.tracing.atoms import FREE, OUTSIDE, differs, line, varies
+from l0rnn.tracing.rules.atoms import FREE, OUTSIDE, differs, line, varies
 from l0rnn.tracing.rules.elementwise import label_elementwise, mixed
-from l0rnn.tracing.run import Call, Reading, Shadow
+from l0rnn.tracing.rules.run import Call, Reading, Shadow
 
 FROM_OUTSIDE = "what it reads comes from outside the network"
 
@@ -116,7 +116,9 @@ def _parse(equation: str, operands: list[Tensor]) -> tuple[list[list[str]], list
     terms = [term.replace("...", "".join(names[most - n :])) for term, n in zip(terms, dots, strict=True)]
     if not arrow:
         letters = "".join(term for term in inputs.replace("...", "").split(","))
-        result = "..." * ("..." in inputs) + "".join(sorted(letter for letter in set(letters) if letters.count(letter) == 1))
+        result = "..." * ("..." in inputs) + "".join(
+            sorted(letter for letter in set(letters) if letters.count(letter) == 1)
+        )
     result = result.replace("...", "".join(names))
     if any(len(set(term)) != len(term) for term in (*terms, result)):
         return None
@@ -243,6 +245,9 @@ def _read(product: Product, data: Tensor, weight: Tensor, of_data: list[str], of
         elif len(call.shadow(weight).sides) == weight.dim() and of_weight[number] not in of_data:
             atoms.write(own)
             atoms.fix(own, "it is a single unit")
+    if call.shadow(data).counted and of_data[-1] in summed:
+        for side in columns:
+            call.meet(data, product.flat(side, of_data[-1:]))
     over = product.along(read, summed)
     reader = _unite_columns(product, columns, read, over)
     passed = [] if over else product.along(read, product.kept)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from l0rnn.tracing.atoms import OUTSIDE, compact, line, varies
-from l0rnn.tracing.run import Call, Reading, Shadow
+from l0rnn.tracing.rules.atoms import OUTSIDE, compact, line, varies
+from l0rnn.tracing.rules.run import Call, Reading, Shadow
 
 
 def stack(call: Call) -> None:
@@ -140,10 +140,11 @@ def _take_state(call: Call, state: Tensor, number: int | None, units: Tensor) ->
     row = (lambda labels: labels) if number is None else (lambda labels: labels[number])
     if shadow.places is not None:
         places = row(shadow.places)
-        whole = torch.full((call.tracer.example_sizes[shadow.source],), OUTSIDE)
+        whole = torch.full(call.tracer.example_shapes[shadow.source], OUTSIDE)
         labels = call.tracer.run.input_states.setdefault(shadow.source, whole)
-        labels[places.reshape(-1)] = units.expand(places.shape).reshape(-1)
+        labels.view(-1)[places.reshape(-1)] = units.expand(places.shape).reshape(-1)
         return
+    call.meet(state, units.expand(*state.shape[:-1], -1))
     call.atoms.unite(row(call.labels(state)), units, f"{call.why} starts from a state that has to stay")
 
 

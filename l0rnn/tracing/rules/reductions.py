@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l0rnn.tracing.atoms import FREE, OUTSIDE, differs, thin
-from l0rnn.tracing.rules.elementwise import elementwise
-from l0rnn.tracing.run import Call, Shadow, tensors_in
+from l0rnn.tracing.rules.atoms import FREE, OUTSIDE, differs, thin
+from l0rnn.tracing.rules.elementwise import elementwise, repeated
+from l0rnn.tracing.rules.run import Call, Shadow, tensors_in
 
 # where `dim` stands among the positional arguments, if not second
 SPECTRA = "fft_fft fft_ifft fft_rfft fft_irfft fft_hfft fft_ihfft"
@@ -52,11 +52,13 @@ def reduced(call: Call) -> None:
                 side = side.squeeze(d)
             sides.append(thin(side.expand(out.shape)))
         labels = tuple(sides) or (torch.full((), OUTSIDE).expand(out.shape),)
-        call.tracer.set_shadow(out, Shadow(labels, shadow.is_weight and bool(rest)))
+        spread = sorted(d + tensor.dim() for d in repeated(call, tensor) if d + tensor.dim() not in dims)
+        spread = spread if keeps else [d - sum(1 for other in dims if other < d) for d in spread]
+        call.tracer.set_shadow(out, Shadow(labels, shadow.is_weight and bool(rest), spread=tuple(spread)))
 
 
 def along(call: Call) -> None:
-    """Operations that mix elements along a dimension and keep the others: softmax, cumulative sums, sorting, spectra."""
+    """Operations that mix elements along a dimension and leave the others: softmax, sums, sorting, spectra."""
     tensor = call.data
     dim = dimension(call)
     if dim is None:

@@ -1,9 +1,9 @@
 """Run a network once and note, beside every tensor, which unit each of its elements belongs to.
 
-The run happens under a `TorchFunctionMode`, which sees every operation on tensors, in modules, functions and loops alike.
-Beside a tensor lies its `Shadow`: labels of the same shape. An activation has one label per element. A parameter has one
-set of labels for each of its dimensions, since its element belongs to a row and to a column at once. What an operation
-does to labels is said by the rule under its name, in `l0rnn.tracing.rules`.
+The run happens under a `TorchFunctionMode`, which sees every operation on tensors, in modules, functions and loops
+alike. Beside a tensor lies its `Shadow`: labels of the same shape. An activation has one label per element. A parameter
+has one set of labels for each of its dimensions, since its element belongs to a row and to a column at once. What an
+operation does to labels is said by the rule under its name, in `l0rnn.tracing.rules`.
 """
 
 from __future__ import annotations
@@ -11,111 +11,29 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C import _functorch as functorch  # pyright: ignore[reportAttributeAccessIssue]
 from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from l0rnn.tracing.atoms import FREE, OUTSIDE, Atoms, compact, compact_together, differs, line, thin, varies
-
-
-@dataclass(frozen=True)
-class Shadow:
-    """Labels beside a tensor.
-
-    Attributes:
-        sides: labels in the tensor's shape: one for an activation, one per dimension for what is made of weights alone.
-        is_weight: whether the tensor is made of weights alone.
-        is_state: whether it is a final state of recurrent layers, as they return it.
-        places: where its elements stand in the example input that it is a piece of, or None.
-        source: number of that example input.
-        spread: dimensions along which the tensor repeats one value, as a mask does that was expanded over units.
-    """
-
-    sides: tuple[Tensor, ...]
-    is_weight: bool = False
-    is_state: bool = False
-    places: Tensor | None = None
-    source: int = -1
-    spread: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Reading:
-    """One operation that sums over units, times a weight.
-
-    Attributes:
-        module: name of the module that ran it.
-        operation: such as ``linear``.
-        rows: labels of what it computes, `(row,)`.
-        columns: labels of what it reads, `(column,)`.
-        positions: how often it ran over: time steps, sequences, places of a convolution.
-        is_diagonal: whether row i reads column i alone, as in a depthwise convolution.
-        source: labels of what was read as it was made, `(column,)`, or None.
-    """
-
-    module: str
-    operation: str
-    rows: Tensor
-    columns: Tensor
-    positions: int
-    is_diagonal: bool = False
-    source: Tensor | None = None
-
-
-@dataclass
-class Normalisation:
-    """One operation that normalises over units.
-
-    Attributes:
-        module: name of the module that ran it.
-        labels: labels of what it normalises over, `(unit,)`.
-    """
-
-    module: str
-    labels: Tensor
-
-
-@dataclass
-class TensorAtoms:
-    """The atoms of one parameter or buffer, a tensor int64 per dimension."""
-
-    name: str
-    tensor: Tensor
-    dimensions: list[Tensor]
-
-
-@dataclass
-class Run:
-    """What one run of a network showed."""
-
-    atoms: Atoms = field(default_factory=Atoms)
-    tensors: dict[str, TensorAtoms] = field(default_factory=dict)
-    aliases: dict[str, list[str]] = field(default_factory=dict)
-    readings: list[Reading] = field(default_factory=list)
-    normalisations: list[Normalisation] = field(default_factory=list)
-    projections: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # labels of projected and of cell units
-    recurrent: list[Tensor] = field(default_factory=list)  # labels of units that recurrent layers compute
-    lookups: list[Tensor] = field(default_factory=list)  # labels of units that an embedding computes
-    grids: dict[bytes, tuple[Tensor, str]] = field(default_factory=dict)  # labels that must stay a grid, and what said so
-    input_states: dict[int, Tensor] = field(default_factory=dict)  # example tensor → labels of its elements
-    outputs: list[Tensor] = field(default_factory=list)  # labels of every output tensor, in order
-    unknown: dict[str, str] = field(default_factory=dict)  # operation without a rule → module
-
+from l0rnn.tracing.rules.atoms import FREE, OUTSIDE, Atoms, are_equal, copied, differs, line, thin, varies
+from l0rnn.tracing.rules.shadows import Reading, Run, Shadow, TensorAtoms, operation_name, settle, tensors_in
 
 # operations that leave the elements themselves as they are, so that what an embedding made is still that
-KEEPS_ELEMENTS = frozenset(
-    "embedding embedding_bag view reshape flatten unflatten permute transpose swapaxes swapdims movedim moveaxis squeeze "
-    "unsqueeze expand repeat tile chunk split split_with_sizes tensor_split unsafe_chunk unsafe_split narrow select slice "
-    "getitem index_select gather take_along_dim flip fliplr flipud unbind t T mT H mH data atleast_1d atleast_2d atleast_3d "
-    "expand_as view_as reshape_as repeat_interleave clone contiguous detach requires_grad to float double half bfloat16 "
-    "type type_as cpu cuda alias cat concat concatenate stack hstack vstack pad constant_pad_nd setitem copy index "
-    "pack_padded_sequence pad_packed_sequence pad_sequence dropout".split()
+_KEEPS_ELEMENTS = (
+    "embedding embedding_bag view reshape flatten unflatten permute transpose swapaxes swapdims movedim moveaxis "
+    "squeeze unsqueeze expand repeat tile chunk split split_with_sizes tensor_split unsafe_chunk unsafe_split "
+    "narrow select slice getitem index_select gather take_along_dim flip fliplr flipud unbind t T mT H mH data "
+    "atleast_1d atleast_2d atleast_3d expand_as view_as reshape_as repeat_interleave clone contiguous detach "
+    "requires_grad to float double half bfloat16 type type_as cpu cuda alias cat concat concatenate stack hstack "
+    "vstack pad constant_pad_nd setitem copy index pack_padded_sequence pad_packed_sequence pad_sequence dropout"
 )
+KEEPS_ELEMENTS = frozenset(_KEEPS_ELEMENTS.split())
 
 
 class Tracer(TorchFunctionMode):
@@ -127,10 +45,12 @@ class Tracer(TorchFunctionMode):
         self.rules = rules
         self.network = network
         self.modules: list[str] = []
-        self.example_sizes: dict[int, int] = {}  # elements of each example tensor
-        self.depth = 0  # operations that are running
+        self.running: list[nn.Module] = []
+        self.example_shapes: dict[int, torch.Size] = {}  # of each example tensor
         self._shadows: dict[int, tuple[weakref.ref[Tensor], Shadow]] = {}
-        self._by_storage: dict[int, list[weakref.ref[Tensor]]] = {}  # storage → tensors that have a shadow and lie in it
+        self._by_storage: dict[
+            int, list[weakref.ref[Tensor]]
+        ] = {}  # storage → tensors that have a shadow and lie in it
         self._places: dict[int, int] = {}  # tensor that has a shadow → its storage
         # storage of labels that change as their tensor is written into → that tensor, and the labels
         self._written_into: dict[int, tuple[weakref.ref[Tensor], Tensor]] = {}
@@ -184,7 +104,7 @@ class Tracer(TorchFunctionMode):
         if is_writer:
             self._written_into[pointers[0]] = (reference, shadow.sides[0])
         elif self._written_into and any(pointer in self._written_into for pointer in pointers):
-            shadow = replace(shadow, sides=tuple(_copied(side) for side in shadow.sides))
+            shadow = replace(shadow, sides=tuple(copied(side) for side in shadow.sides))
         self._shadows[number] = (reference, shadow)
 
     def _forget(self, number: int, gone: weakref.ref[Tensor]) -> None:
@@ -193,7 +113,7 @@ class Tracer(TorchFunctionMode):
         if found is not None and found[0] is gone:
             for side in self._shadows.pop(number)[1].sides:
                 self._written_into.pop(side.untyped_storage().data_ptr(), None)
-        storage = self._places.pop(number, None)
+        storage = self._places.pop(number, 0)
         others = [other for other in self._by_storage.pop(storage, []) if other is not gone]
         if others:
             self._by_storage[storage] = others
@@ -213,8 +133,8 @@ class Tracer(TorchFunctionMode):
 
     def _fix_wrapped(self, tensor: Tensor) -> None:
         """Inside `torch.vmap` and its like a tensor is wrapped; what it wraps cannot be followed, so its units stay."""
-        while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
-            tensor = torch._C._functorch.get_unwrapped(tensor)
+        while functorch.is_functorch_wrapped_tensor(tensor):
+            tensor = functorch.get_unwrapped(tensor)
             found = self._shadows.get(id(tensor))
             if found is not None and found[0]() is tensor:
                 for side in found[1].sides:
@@ -223,8 +143,9 @@ class Tracer(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         versions = [(tensor, _version(tensor)) for tensor in tensors_in((args, kwargs))]
-        self.depth += 1
-        try:
+        with (
+            torch._C._DisableTorchDispatch()
+        ):  # what runs inside, and what happens to labels, is nothing new to `Watch`
             out = func(*args, **kwargs)
             call = Call(self, operation_name(func), args, kwargs, out, func)
             written = [tensor for tensor, version in versions if _version(tensor) != version]
@@ -232,8 +153,6 @@ class Tracer(TorchFunctionMode):
                 self._apply(call)
             for tensor in written:
                 self._spread_to_aliases(tensor, call)
-        finally:
-            self.depth -= 1
         return out
 
     def _apply(self, call: Call) -> None:
@@ -255,7 +174,7 @@ class Tracer(TorchFunctionMode):
 
     def _spread_to_aliases(self, tensor: Tensor, call: Call) -> None:
         """A tensor was written into: label every other one that shares its memory, and bind the buffer that it is."""
-        if tensor.layout != torch.strided or torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        if tensor.layout != torch.strided or functorch.is_functorch_wrapped_tensor(tensor):
             return
         labels = call.labels(tensor)
         others = [other() for other in self._by_storage.get(_storage(tensor), ())]
@@ -293,6 +212,32 @@ class Tracer(TorchFunctionMode):
                 self.run.atoms.unite(labels, side, f"{call.why} writes into it")
             elif along and bool((classes == OUTSIDE).any()):
                 self.run.atoms.fix(side, f"{call.why} writes into it what comes from outside the network")
+
+    def count(self, keys: Iterable[tuple[str, str]], labels: Tensor, why: str) -> None:
+        """Note that numbers of the user's are widths, so that they have to follow them, and the widths each other.
+
+        Args:
+            keys: modules and the names under which they remember the number.
+            labels: labels of the units that it counts, `(unit,)`.
+            why: what uses it.
+        """
+        for key in keys:
+            known = self.run.numbers.get(key)
+            if known is None:
+                self.run.numbers[key] = labels.clone()
+            elif self.run.atoms.has_units(labels) or self.run.atoms.has_units(known):
+                self.run.atoms.unite(
+                    known, labels, f"{why} counts it by {key[1]!r}, by which it counts what has to stay"
+                )
+
+    def numbers(self, size: int) -> tuple[tuple[str, str], ...]:
+        """The module of the user's that is running, and the names under which it remembers a number."""
+        module = self.running[-1] if self.running else self.network
+        if type(module).__module__.startswith("torch.nn.") or size < 2:
+            return ()
+        return tuple(
+            (self.module, name) for name, value in vars(module).items() if type(value) is int and value == size
+        )
 
     def keep_grid(self, labels: Tensor, why: str) -> None:
         """Note that what is removed of a tensor must be whole rows along each of its dimensions.
@@ -392,6 +337,15 @@ class Call:
         if isinstance(tensor, Tensor):
             self.tracer.set_shadow(tensor, Shadow((thin(labels.expand(tensor.shape)),), **options))
 
+    def meet(self, constant: Tensor, labels: Tensor) -> None:
+        """Units meet a constant of their width: the number that the user made it by is theirs."""
+        keys = self.shadow(constant).counted
+        last = labels.dim() - 1
+        if not keys or not labels.dim() or labels.size(-1) != constant.size(-1):
+            return
+        if [d for d in range(labels.dim()) if differs(self.atoms.roots(labels), d)] == [last]:
+            self.tracer.count(keys, line(labels, *range(last)).reshape(-1), self.why)
+
     def tie_or_fix(self, labels: Tensor, dimensions: Iterable[int], why: str) -> Tensor:
         """An operation runs over these dimensions: the labels of its result, of size 1 along them.
 
@@ -462,37 +416,7 @@ class Call:
         if bool((right == FREE).all()):
             return left
         left, right = torch.broadcast_tensors(left, right)
-        return left if _is_same(left, right) else torch.where(left == FREE, right, left)
-
-
-def operation_name(func: Any) -> str:
-    """Name of an operation without the underscores that tell its variants: ``add_`` and ``__add__`` are ``add``.
-
-    Example:
-        >>> operation_name(torch.relu_), operation_name(torch.Tensor.__getitem__), operation_name(torch.Tensor.T.__get__)
-        ('relu', 'getitem', 'T')
-    """
-    if isinstance(func, torch._ops.OpOverload):
-        return func._schema.name.partition("::")[2].strip("_")
-    name = getattr(func, "__name__", str(func))
-    if name in ("__get__", "__set__"):
-        name = getattr(getattr(func, "__self__", None), "__name__", name)
-    return name.strip("_")
-
-
-def tensors_in(value: Any) -> Iterator[Tensor]:
-    """All tensors in any nesting of tuples, lists, dicts, packed sequences and dataclasses."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (tuple, list)):
-        for part in value:
-            yield from tensors_in(part)
-    elif isinstance(value, dict):
-        for part in value.values():
-            yield from tensors_in(part)
-    elif hasattr(value, "__dataclass_fields__"):
-        for name in value.__dataclass_fields__:
-            yield from tensors_in(getattr(value, name))
+        return left if are_equal(left, right) else torch.where(left == FREE, right, left)
 
 
 def _version(tensor: Tensor) -> int:
@@ -505,29 +429,7 @@ def _storage(tensor: Tensor) -> int:
 
 
 def _has_storage(tensor: Tensor) -> bool:
-    return not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-
-
-def _copied(labels: Tensor) -> Tensor:
-    return compact(labels).clone().expand(labels.shape)
-
-
-def _is_same(left: Tensor, right: Tensor) -> bool:
-    left, right = compact_together(left, right)
-    return torch.equal(left, right)
-
-
-def settle(run: Run) -> None:
-    """Make what has to stay a grid one: units that differ along two of its dimensions are united along the first."""
-    is_settled = False
-    while not is_settled:
-        is_settled = True
-        for grid, why in run.grids.values():
-            classes = run.atoms.roots(grid)
-            along = [d for d in range(grid.dim()) if differs(classes, d)]
-            if len(along) > 1:
-                run.atoms.unite(grid, line(grid, along[0]), why)
-                is_settled = False
+    return not functorch.is_functorch_wrapped_tensor(tensor)
 
 
 @contextmanager
@@ -537,9 +439,11 @@ def naming_modules(tracer: Tracer, network: nn.Module) -> Iterator[None]:
 
     def enter(module: nn.Module, inputs: Any) -> None:
         tracer.modules.append(names.get(id(module), tracer.module))
+        tracer.running.append(module)
 
     def leave(module: nn.Module, inputs: Any, output: Any) -> None:
         tracer.modules.pop()
+        tracer.running.pop()
 
     handles = [
         handle
@@ -573,7 +477,7 @@ def run_traced(
             outside = torch.full((), OUTSIDE).expand(tensor.shape)
             places = torch.arange(tensor.numel()).reshape(tensor.shape)
             tracer.set_shadow(tensor, Shadow((outside,), places=places, source=number))
-            tracer.example_sizes[number] = tensor.numel()
+            tracer.example_shapes[number] = tensor.shape
     with torch.no_grad(), naming_modules(tracer, network), tracer, Watch():
         output = network(*args, **kwargs)
     for number, tensor in enumerate(tensors_in(output)):

@@ -1,9 +1,10 @@
 """Which indices of which tensors live and die together: numbered indices, united as operations tie them.
 
-Every index of every dimension of every parameter and buffer is an *atom*. Operations that force two of them to be removed
-together, such as the two sides of a sum, unite them. What is left at the end is the classes of a union–find: a class is
-one unit. It is held as one array that names the smallest atom of each class, so that uniting thousands of pairs is a few
-operations on whole arrays, and pairs that are united already, as in every step of a loop but the first, cost one look-up.
+Every index of every dimension of every parameter and buffer is an *atom*. Operations that force two of them to be
+removed together, such as the two sides of a sum, unite them. What is left at the end is the classes of a union–find: a
+class is one unit. It is held as one array that names the smallest atom of each class, so that uniting thousands of
+pairs is a few operations on whole arrays, and pairs that are united already, as in every step of a loop but the first,
+cost one look-up.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ class Atoms:
     def __init__(self) -> None:
         self._root = np.zeros(1, dtype=np.int64)
         self._why = np.zeros(1, dtype=np.int64)  # number of the reason why an atom has to stay; 0: none
-        self._written = np.zeros(1, dtype=np.int64)  # when an operation first labelled its output with the atom; 0: never
+        self._written = np.zeros(
+            1, dtype=np.int64
+        )  # when an operation first labelled its output with the atom; 0: never
         self._read = np.zeros(1, dtype=bool)  # whether an operation sums over the index, times what it reads
         self._twin = np.zeros(1, dtype=np.int64)  # of an atom that an embedding makes: its twin, see `twins`; else 0
         self._starts = [0]  # first atom of each block that was added at once
@@ -178,6 +181,17 @@ def compact(labels: Tensor) -> Tensor:
         if size > 1 and stride == 0:
             labels = labels.narrow(dimension, 0, 1)
     return labels
+
+
+def copied(labels: Tensor) -> Tensor:
+    """The same labels in memory of their own."""
+    return compact(labels).clone().expand(labels.shape)
+
+
+def are_equal(left: Tensor, right: Tensor) -> bool:
+    """Whether two labels of one shape are the same everywhere."""
+    left, right = compact_together(left, right)
+    return torch.equal(left, right)
 
 
 def compact_together(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
