@@ -45,10 +45,9 @@ def build(network: nn.Module, units: Units, gates: Tensor, keep: Tensor) -> nn.M
     return small
 
 
-def _copied(module: nn.Module) -> list[Any]:
-    """What a copy of a module takes along: not what a reader has folded, which may be out of date."""
-    state = module.__getstate__() if hasattr(module, "__getstate__") else vars(module)
-    return list(state.values()) if isinstance(state, dict) else [state]
+def _copied(module: nn.Module) -> Any:
+    """What a copy of a module takes along: not what a reader had folded before the last step."""
+    return [value for name, value in vars(module).items() if name != "_folded"]
 
 
 def _replace_uneven_stacks_(network: nn.Module) -> None:

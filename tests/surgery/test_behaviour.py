@@ -519,7 +519,7 @@ class Returns(nn.Module):
             r"an output of the shrunken network has shape \(2, 2, 3\), the original's \(5, ",
         ),
         (lambda x: (x, x), lambda x: (x,), "returns a tuple of 1 where the original returns a tuple of 2"),
-        (lambda x: x, lambda x: x / 0 * 0, "an output of the shrunken network is NaN on `example_inputs`"),
+        (lambda x: x, lambda x: x / 0 * 0, "an output of the shrunken network is NaN where the original's is none"),
         (lambda x: None, lambda x: None, "the networks have no output tensors to compare"),
     ],
 )
