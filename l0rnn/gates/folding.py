@@ -117,7 +117,7 @@ class _FoldIntoOneBlock(torch.autograd.Function):
 
 def _gradient_of_gates(grad: Tensor, weight: Tensor, gates: Tensor) -> Tensor:
     """Gradient of the gates of the columns, `(column,)`, given that of the product."""
-    grad, weight = grad.flatten(0, -2), weight.flatten(0, -2)
+    grad, weight = (part.reshape(-1, part.size(-1)) for part in (grad, weight))
     if grad.device.type != "cpu":
         return torch.linalg.vecdot(grad, weight, dim=0)
     between = ((gates > 0) & (gates < 1)).nonzero().squeeze(1)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from l0rnn.gates.network import gate_network_
 from l0rnn.recurrent.ragged_rnn import RaggedRNN
 from l0rnn.tracing import Units, explain, trace
 from tests.networks import CELLS, TiedLanguageModel, TwoReaders, WordTagger
@@ -140,3 +141,11 @@ def test_an_explanation_reads_as_text() -> None:
 def test_what_cannot_be_traced_is_refused(inputs: Any, options: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         trace(WordTagger("GRU"), inputs, **options)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_gated_network_is_traced_as_the_plain_one(cell: str) -> None:
+    network = WordTagger(cell, num_layers=2, bidirectional=True)
+    plain = trace(network, WORDS)
+    gate_network_(network, plain)
+    assert trace(network, WORDS).axes == plain.axes

@@ -233,7 +233,7 @@ class Tracer(TorchFunctionMode):
     def numbers(self, size: int) -> tuple[tuple[str, str], ...]:
         """The module of the user's that is running, and the names under which it remembers a number."""
         module = self.running[-1] if self.running else self.network
-        if type(module).__module__.startswith("torch.nn.") or size < 2:
+        if type(module).__module__.startswith(("torch.nn.", "l0rnn.")) or size < 2:
             return ()
         return tuple(
             (self.module, name) for name, value in vars(module).items() if type(value) is int and value == size
