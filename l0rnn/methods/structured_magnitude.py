@@ -42,8 +42,8 @@ class StructuredMagnitude(UnitMethod):
         >>> method.begin(total_steps=2)
         >>> for step in (1, 2):
         ...     method.after_step(step)
-        >>> int(method.gates()["encoder.l0"].sum())
-        5
+        >>> 0.4 < method.figures()["density"] <= 0.5
+        True
 
     Reference:
         Zhu, Gupta: To prune, or not to prune (2017), arXiv 1710.01878, equation 1, for the curve; the groups of Wen et

@@ -26,7 +26,7 @@ def build(network: nn.Module, units: Units, gates: Tensor, keep: Tensor) -> nn.M
     memo: dict[int, Any] = {
         id(tensor): tensor.detach().clone()  # such as a state from the last step, which has a graph and no copy
         for module in network.modules()
-        for tensor in tensors_in(list(vars(module).values()))
+        for tensor in tensors_in(_copied(module))
         if not tensor.is_leaf
     }
     for weight in units.weights.values():
@@ -43,6 +43,11 @@ def build(network: nn.Module, units: Units, gates: Tensor, keep: Tensor) -> nn.M
     set_sizes_(small, units, keep)
     _replace_uneven_stacks_(small)
     return small
+
+
+def _copied(module: nn.Module) -> Any:
+    """What a copy of a module takes along: not what a reader had folded before the last step."""
+    return [value for name, value in vars(module).items() if name != "_folded"]
 
 
 def _replace_uneven_stacks_(network: nn.Module) -> None:

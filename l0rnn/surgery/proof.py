@@ -104,7 +104,7 @@ def compare(
         dtypes |= {a.dtype for a, _ in numbers}
         for a, b in numbers or pairs:  # whole numbers follow from others, and count only where they are all there is
             if bool(torch.isnan(b).any()):
-                raise NotComparableError("an output of the shrunken network is NaN on `example_inputs`")
+                raise NotComparableError("an output of the shrunken network is NaN where the original's is none")
             finite = a[a.isfinite()]
             difference = _difference(a, b)
             largest = max(1.0, finite.abs().max().item()) if len(finite) and numbers else 1.0
@@ -137,7 +137,10 @@ def self_difference(network: nn.Module, example_inputs: Any, *, other_numbers: b
         if not other_numbers:
             _set_random_state(state)
         second = _run(network, example_inputs, "network")
-        return max((_difference(a, b) for a, b in _pairs(first, second, None)), default=0.0)
+        try:
+            return max((_difference(a, b) for a, b in _pairs(first, second, None)), default=0.0)
+        except NotComparableError:  # of another form
+            return float("inf")
 
 
 def check_finite(network: nn.Module, cut: Collection[str]) -> None:

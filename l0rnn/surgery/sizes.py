@@ -118,7 +118,7 @@ def numbers_to_follow(network: nn.Module, units: Units, keep: Tensor) -> list[Nu
     """Numbers of a user's modules that may be widths, with the widths they may become.
 
     What the trace has seen used as a width becomes that width. Any other number may be any width, before the cut, of
-    the weights or axes of its module and of those within. What it becomes is a guess: the proof tells whether it was
+    the weights or axes of its module and of those within. What it becomes is a guess: the proof says whether it was
     right.
     """
     found = []

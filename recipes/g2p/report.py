@@ -97,7 +97,7 @@ def _cell(column: str, value: float | None) -> str:
 
 
 def picture(results: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-    """Word error against multiply-adds: on the words held out, and on those that came later.
+    """Word error against multiply-adds: on the words held out, and on those that came later, with 95 % intervals.
 
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
@@ -105,16 +105,20 @@ def picture(results: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     require("matplotlib", "plot").use("Agg")
     from matplotlib import pyplot
 
-    panels: Iterable[tuple[str, str]] = (("word_error", "held out"), ("later_word_error", "later words"))
-    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    for axis, (column, title) in zip(axes, panels, strict=True):
+    panels: Iterable[tuple[str, str]] = (("", "held out"), ("later_", "later words"))
+    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    for axis, (side, title) in zip(axes, panels, strict=True):
         for name, result in results.items():
-            if column in result:
-                axis.scatter(100 * result["density"], result[column])
-                place = (100 * result["density"], result[column])
-                axis.annotate(name, place, xytext=(5, 4), textcoords="offset points", fontsize=8)
+            if f"{side}word_error" in result:
+                error, words = result[f"{side}word_error"], result[f"{side}words"]
+                bar = 1.96 * (error * (100 - error) / words) ** 0.5  # 95 %, over words
+                axis.errorbar(100 * result["density"], error, yerr=bar, fmt="o", capsize=3, label=name)
         axis.set(xscale="log", title=title, xlabel="multiply-adds, % of the published network", ylabel="word error, %")
-        axis.grid(alpha=0.25, which="both")
+        axis.set_ylim(bottom=0)
+        axis.set_xticks([5, 10, 20, 50, 100], ["5", "10", "20", "50", "100"])
+        axis.minorticks_off()
+        axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
+    axes[0].legend(fontsize=8, loc="lower left")
     figure.savefig(path, dpi=140)
     pyplot.close(figure)

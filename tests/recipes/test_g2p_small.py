@@ -1,4 +1,4 @@
-"""The small network of the repository: it is there, small enough, and says a few words as the dictionary does."""
+"""The small network of the repository: it is there, small enough, and says a few words."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ WORDS = {
     "lemon": "L EH1 M AH0 N",
     "station": "S T EY1 SH AH0 N",
     "printing": "P R IH1 N T IH0 NG",
-    "happiness": "HH AE1 P IY0 N AH0 S",
+    "plastic": "P L AE1 S T IH0 K",
+    "activationist": "AE2 K T AH0 V EY1 SH AH0 N IH0 S T",
 }
 
 

@@ -460,15 +460,10 @@ class Restless(nn.Module):
         (Tagger(), {"decoder": SOME}, {}, "`gates` names 'decoder', which cannot be pruned: it is an output"),
         (Tagger(), {"encoder.l0": SOME[:5]}, {}, r"`gates` must have shape \(6,\) for 'encoder.l0', got \(5,\)"),
         (Tagger(), {"encoder.l0": 2 * SOME}, {}, r"`gates` must be in \[0, 1\] for 'encoder.l0', got 0 to 2"),
-        (Tagger(), {"encoder.l0": SOME}, {"tolerance": -1.0}, "`tolerance` must be a finite number >= 0, or None"),
+        (Tagger(), {"encoder.l0": SOME}, {"tolerance": -1.0}, "`tolerance` must be a finite number >= 0"),
         (with_nan(), {"encoder.l0": SOME}, {}, "finite weights, but 'decoder.weight' holds NaN or infinity"),
         (Tagger(Restless()), {"encoder.l0": SOME}, {}, "`network` differs from itself by .* when it is run twice"),
-        (
-            Tagger(lambda x: x / (x - x)),
-            {"encoder.l0": SOME},
-            {},
-            "`network` gives NaN on `example_inputs`, so nothing",
-        ),
+        (Tagger(lambda x: x / (x - x)), {"encoder.l0": SOME}, {}, "`network` gives NaN on `example_inputs`"),
         (
             Tagger(Heads()),
             {"encoder.l0": SOME[:3]},
@@ -500,6 +495,7 @@ def test_compiled_and_scripted_networks_are_refused() -> None:
 def test_a_refusal_leaves_a_gated_network_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules["l0rnn.surgery.shrink"], "compare", lambda *_: (1.0, 0.5))
     network = gated(open_probability=0.6)
+    network.register_forward_hook(lambda module, inputs, output: output + len(list(module.parameters())))
     before = copy.deepcopy(network.state_dict())
     with pytest.raises(NotEqualError, match="differs from the original by 1, more than 0.5; at fault: "):
         shrink(network, example_inputs=X)
@@ -526,7 +522,7 @@ class Returns(nn.Module):
             r"an output of the shrunken network has shape \(2, 2, 3\), the original's \(5, ",
         ),
         (lambda x: (x, x), lambda x: (x,), "returns a tuple of 1 where the original returns a tuple of 2"),
-        (lambda x: x, lambda x: x / 0 * 0, "an output of the shrunken network is NaN on `example_inputs`"),
+        (lambda x: x, lambda x: x / 0 * 0, "an output of the shrunken network is NaN where the original's is none"),
         (lambda x: None, lambda x: None, "the networks have no output tensors to compare"),
     ],
 )
@@ -541,6 +537,10 @@ def test_each_output_is_measured_by_its_own_size() -> None:
     assert difference > allowed
     difference, allowed = compare(Returns(lambda x: x > 0), Returns(lambda x: x > 0.5), X)
     assert difference > allowed
+    difference, allowed = compare(Returns(lambda x: (x, x / 0)), Returns(lambda x: (x, x / 0)), X[:1])
+    assert difference <= allowed
+    difference, allowed = compare(Returns(lambda x: (x, x / 0)), Returns(lambda x: (x, -x / 0)), X[:1])
+    assert not difference <= allowed
 
 
 def test_the_report_reads_as_text(caplog: pytest.LogCaptureFixture) -> None:

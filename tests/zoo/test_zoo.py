@@ -8,11 +8,7 @@ from l0rnn.tracing import trace
 from tests.zoo.expected import EXPECTED
 from tests.zoo.registry import ZOO
 
-# network → why one width for all axes is asked for: a number of the user's own stands for several widths
-ONE_NUMBER = {
-    "RNNoise": "`self.gru_size` is the width of all three GRUs",
-    "LSTM classifier": "`self.hidden` is the width of both layers, of which only the last is cut by it",
-}
+# network → why soft gates are not exact in it yet
 NOT_YET = {"AWD-LSTM": "a tied embedding that is looked up by code outside of it does not hand its units on scaled"}
 
 
@@ -39,7 +35,7 @@ def test_shrunken_network_gives_the_outputs_of_the_gated_one(name, kind, request
     gates = {}
     for axis in units.axes.values():
         ranks = torch.randperm(axis.size, generator=generator)
-        kept = axis.size // 2 if name in ONE_NUMBER else int(torch.randint(1, axis.size, (), generator=generator))
+        kept = int(torch.randint(1, axis.size, (), generator=generator))
         values = torch.ones(axis.size) if kind == "hard" else 0.2 + 0.8 * torch.rand(axis.size, generator=generator)
         gates[axis.name] = values * (ranks < kept)
 
