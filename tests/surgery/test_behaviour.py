@@ -360,6 +360,14 @@ def test_gates_are_picked_once_per_draw() -> None:
     assert network.cell.weight_hh is not before
 
 
+def test_a_network_shrinks_after_a_step_that_its_last_pass_did_not_see() -> None:
+    network = gated(open_probability=1.0)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    network(X).square().sum().backward()
+    optimizer.step()  # folded weights of that pass are views of parameters that have changed
+    assert shrink(network.eval(), example_inputs=X).cell.hidden_size == 6
+
+
 def test_a_network_is_gated_once() -> None:
     with pytest.raises(ValueError, match="`network` must not have gates yet; build it anew"):
         gate_network_(network := gated(), trace(network, X))
