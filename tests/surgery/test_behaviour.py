@@ -360,6 +360,14 @@ def test_gates_are_picked_once_per_draw() -> None:
     assert network.cell.weight_hh is not before
 
 
+def test_a_network_shrinks_after_a_step_that_its_last_pass_did_not_see() -> None:
+    network = gated(open_probability=1.0)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    network(X).square().sum().backward()
+    optimizer.step()  # folded weights of that pass are views of parameters that have changed
+    assert shrink(network.eval(), example_inputs=X).cell.hidden_size == 6
+
+
 def test_a_network_is_gated_once() -> None:
     with pytest.raises(ValueError, match="`network` must not have gates yet; build it anew"):
         gate_network_(network := gated(), trace(network, X))
@@ -425,8 +433,11 @@ def test_what_gates_cannot_follow_stays_whole_with_the_reason(change: Any, why: 
 
 def test_a_norm_that_is_used_for_other_units_too_keeps_them_whole() -> None:
     norm = nn.LayerNorm(6, elementwise_affine=False)
+    why = "'1' normalises over it, and over other units elsewhere"
     network = nn.Sequential(nn.Linear(3, 6), norm, nn.Linear(6, 6), norm, nn.Linear(6, 2))
-    assert whole(network)["0"] == whole(network)["2"] == "'1' normalises over it, and over other units elsewhere"
+    assert whole(network)["0"] == whole(network)["2"] == why
+    raw = nn.LayerNorm(3, elementwise_affine=False)  # of what comes from outside
+    assert whole(nn.Sequential(raw, nn.Linear(3, 3), raw, nn.Linear(3, 2)))["1"] == why.replace("'1'", "'0'")
 
 
 def test_a_network_without_units_is_copied() -> None:

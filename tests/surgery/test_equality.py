@@ -23,23 +23,16 @@ from tests.strategies import holds_for, networks, set_gates, traced_networks
 Traced = tuple[nn.Module, Tensor, Units, Tensor]
 
 
-def outputs(network: nn.Module, inputs: Tensor, units: Units | None = None, keep: Tensor | None = None) -> list[Tensor]:
-    """All tensors that a network returns; of states the units that are kept, row by row."""
+def outputs(network: nn.Module, inputs: Tensor, units: Units | None = None, keep: Tensor | None = None) -> Any:
+    """All tensors that a network returns; of those that follow the widths, the units that are kept, row by row."""
     decoded, handed_out, states = network(inputs)
-    found = [decoded, *handed_out]
-    for state in states.values():
-        found += state if isinstance(state, tuple) else [state]
-    rows: list[Tensor] = []
-    for number, tensor in enumerate(found):
-        numbers = None if units is None else units.outputs[number]
+    found = flattened([decoded, handed_out, list(states.values())])
+    if units is None or keep is None:
+        return found
+    for number, numbers in enumerate(units.outputs):
         if numbers is not None:
-            kept = (numbers == STAYS) | keep[numbers.clamp(min=0)]  # type: ignore[index]
-            rows += [row[own].reshape(len(row), -1) for row, own in zip(tensor, kept.expand(tensor.shape), strict=True)]
-        elif units is not None and number > len(handed_out):
-            rows += list(tensor)
-        else:
-            rows.append(tensor)
-    return rows
+            found[number] = found[number][((numbers == STAYS) | keep[numbers.clamp(min=0)]).expand(found[number].shape)]
+    return found
 
 
 def flattened(parts: Any) -> list[Tensor]:
@@ -62,11 +55,8 @@ def test_the_shrunken_network_gives_every_output_and_costs_what_was_counted(trac
         if hasattr(module, "skips_closed_units"):
             module.skips_closed_units = False  # so that states of closed units are computed too
     found, expected = flattened(outputs(small.network, inputs)), outputs(network, inputs, units, keep)
-    found = [row for tensor in found for row in (tensor if tensor.dim() == 3 and len(tensor) < 4 else [tensor])]
-    expected = [row for tensor in expected for row in (tensor if tensor.dim() == 3 and len(tensor) < 4 else [tensor])]
-    assert [row.shape for row in found] == [row.shape for row in expected]
-    for one, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+    found, expected = (torch.cat([part.reshape(-1) for part in parts]) for parts in (found, expected))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     counted = cost(units, units.by_axis(keep))
     assert counted.parameters == sum(parameter.numel() for parameter in small.network.parameters())
     assert counted.multiply_adds == cost(trace(small.network, inputs)).multiply_adds

@@ -53,6 +53,9 @@ def over_units(call: Call) -> None:
             call.atoms.unite(labels, line(labels, *others), call.why)
         units = line(labels, *range(labels.dim() - 1)).reshape(-1)
         call.tracer.run.normalisations.append(Normalisation(call.tracer.module, units))
+    elif data.numel():  # a size of its own, which a module that normalises units elsewhere has to keep
+        units = labels.expand(data.shape).reshape(-1, data.size(-1))[0]
+        call.tracer.run.normalisations.append(Normalisation(call.tracer.module, units))
     call.set(call.out, labels)
 
 
