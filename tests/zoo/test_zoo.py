@@ -1,5 +1,7 @@
 """Networks as they run in production: what tracing finds in them, and that the shrunken network gives their outputs."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ from l0rnn import shrink
 from l0rnn.tracing import trace
 from tests.zoo.expected import EXPECTED
 from tests.zoo.registry import ZOO
+from tests.zoo.table import page
 
 # network → why soft gates are not exact in it yet
 NOT_YET = {"AWD-LSTM": "a tied embedding that is looked up by code outside of it does not hand its units on scaled"}
@@ -47,3 +50,7 @@ def test_shrunken_network_gives_the_outputs_of_the_gated_one(name, kind, request
 def test_every_network_is_of_one_kind_with_its_expectation():
     assert ZOO.keys() == EXPECTED.keys()
     assert len(ZOO) >= 26
+
+
+def test_the_page_is_that_of_the_networks():
+    assert (Path(__file__).parents[2] / "docs" / "zoo.md").read_text(encoding="utf-8") == page()
