@@ -5,6 +5,10 @@ python -m tests.zoo.table > docs/zoo.md
 
 from __future__ import annotations
 
+import json
+from functools import cache
+from pathlib import Path
+
 import torch
 
 from l0rnn.cost.cost import CostOf
@@ -17,11 +21,12 @@ HEAD = """# The zoo
 Networks as people run them, rebuilt at small size in the way people write them ([tests/zoo](../tests/zoo)). Nothing
 is declared: each is run once on example inputs, and a trial cut with random gates is compared with the gated network.
 *Share* is the part of the multiply-adds that could be removed. Every network that torch can train is pruned in a short
-training by gates and by magnitude, to two densities, in [test_pruning.py](../tests/zoo/test_pruning.py). This page is
-written by `python -m tests.zoo.table`.
+training by gates and by magnitude, to two densities, in [test_pruning.py](../tests/zoo/test_pruning.py). *As ONNX*:
+half of the units cut, exported, and run in ONNX Runtime against torch (`python -m tests.zoo.onnx`). This page is written
+by `python -m tests.zoo.table`.
 
-| network | units that can be removed | share | stays whole, and why |
-|---|---|---|---|
+| network | units that can be removed | share | as ONNX | stays whole, and why |
+|---|---|---|---|---|
 """
 
 
@@ -31,6 +36,13 @@ def removable(units: Units) -> float:
     none = own.kept({name: torch.zeros(axis.size, dtype=torch.bool) for name, axis in units.axes.items()})
     whole = own.kept().multiply_adds
     return 1 - none.multiply_adds / whole if whole else 0.0
+
+
+@cache
+def onnx() -> dict[str, str]:
+    """What came of each export."""
+    found: dict[str, str] = json.loads(Path(__file__).with_name("onnx.json").read_text(encoding="utf-8"))
+    return found
 
 
 def row(name: str) -> str:
@@ -46,7 +58,7 @@ def row(name: str) -> str:
     )
     told = told or "its output"
     axes = f"{units.count} on {len(units.axes)} ax{'i' if len(units.axes) == 1 else 'e'}s"
-    return f"| {name} | {axes} | {removable(units):.0%} | {told} |"
+    return f"| {name} | {axes} | {removable(units):.0%} | {onnx()[name]} | {told} |"
 
 
 def page() -> str:
