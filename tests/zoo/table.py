@@ -22,8 +22,8 @@ Networks as people run them, rebuilt at small size in the way people write them 
 is declared: each is run once on example inputs, and a trial cut with random gates is compared with the gated network.
 *Share* is the part of the multiply-adds that could be removed. Every network that torch can train is pruned in a short
 training by gates and by magnitude, to two densities, in [test_pruning.py](../tests/zoo/test_pruning.py). *As ONNX*:
-half of the units cut, exported, and run in ONNX Runtime against torch (`python -m tests.zoo.onnx`). This page is written
-by `python -m tests.zoo.table`.
+half of the units cut, exported, and run in ONNX Runtime against torch (`python -m tests.zoo.onnx`). This page is
+written by `python -m tests.zoo.table`.
 
 | network | units that can be removed | share | as ONNX | stays whole, and why |
 |---|---|---|---|---|
