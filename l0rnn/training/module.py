@@ -152,6 +152,13 @@ class PrunableModule(EvaluatedModule):
 
     def on_fit_start(self) -> None:
         """Refuse callbacks of Lightning that would undo what the method does, and see to mode and checkpoints."""
+        processes = self.trainer.world_size
+        if processes > 1 and not isinstance(self.method, Dense):
+            raise ValueError(
+                f"{type(self.method).__name__} needs a training in one process so far, got {processes}: gates leave "
+                "the gradients that processes exchange when they are fixed, and each process would count by itself; "
+                "set `devices=1`"
+            )
         refuse_early_averages(self.trainer.callbacks, self.method)  # type: ignore[attr-defined]
         write_whole_checkpoints_(self.trainer)
         # what was loaded for use is in evaluation mode, which Lightning leaves as it is: no gate would be drawn, and
