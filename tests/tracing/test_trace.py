@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from l0rnn.cost.cost import cost
 from l0rnn.gates.network import gate_network_
 from l0rnn.recurrent.ragged_rnn import RaggedRNN
 from l0rnn.tracing import Units, explain, trace
@@ -149,3 +150,16 @@ def test_a_gated_network_is_traced_as_the_plain_one(cell: str) -> None:
     plain = trace(network, WORDS)
     gate_network_(network, plain)
     assert trace(network, WORDS).axes == plain.axes
+
+
+def test_attention_counts_its_projections_scores_and_values() -> None:
+    class Attended(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention, self.head = nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.attention(x, x, x)[0])
+
+    per_step = cost(trace(Attended(), torch.randn(2, 5, 8))).multiply_adds
+    assert per_step == 4 * 8 * 8 + 2 * 5 * 8 + 8 * 3  # four projections, scores and values of five keys, the head

@@ -40,6 +40,14 @@ def attention(call: Call) -> None:
             call.fix(tensor, f"{call.why} sums products of two activations over it")
     labels = call.labels(value)
     call.set(call.out, call.tie_or_fix(labels, [labels.dim() - 2], f"{call.why} sums over it"))
+    steps = query.numel() // query.size(-1) * key.size(-2)  # pairs of a query and a key
+    _count(call, steps * (query.size(-1) + value.size(-1)))
+
+
+def _count(call: Call, multiply_adds: int) -> None:
+    """Note multiply-adds of which no unit can be removed."""
+    stays = torch.full((1,), OUTSIDE)
+    call.tracer.run.readings.append(Reading(call.tracer.module, call.name, stays, stays, multiply_adds))
 
 
 def multi_head(call: Call) -> None:
@@ -70,6 +78,11 @@ def multi_head(call: Call) -> None:
             call.fix(data[0], f"{call.why} splits one width into heads")
     for out in (out for out in call.out if isinstance(out, Tensor)):
         call.set(out, torch.full((), OUTSIDE))
+    query, key, value = data  # (time, batch, unit) or (time, unit)
+    width = query.size(-1)
+    projected = [query, query] if is_separate else [query, query, key, value]  # the query's, and that of the output
+    pairs = query.numel() // width * key.size(0)
+    _count(call, sum(one.numel() for one in projected) * width + 2 * pairs * width)
 
 
 def constants(call: Call) -> None:
