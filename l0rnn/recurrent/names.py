@@ -32,11 +32,6 @@ def recurrent_sizes(module: Any) -> dict[str, tuple[int, int]]:
     return sizes
 
 
-def recurrent_output_keys(module: Any) -> list[str]:
-    """The keys of a recurrent layer's output: its last layer, both directions."""
-    return list(recurrent_sizes(module))[-2 if module.bidirectional else -1 :]
-
-
 def recurrent_parameter_name(module: Any, key: str, kind: str) -> str:
     """Name of a parameter within a recurrent layer, such as ``weight_hh_l0_reverse``."""
     if not isinstance(module, RaggedRNN):

@@ -45,7 +45,7 @@ def build(network: nn.Module, units: Units, gates: Tensor, keep: Tensor) -> nn.M
     return small
 
 
-def _copied(module: nn.Module) -> Any:
+def _copied(module: nn.Module) -> list[Any]:
     """What a copy of a module takes along: not what a reader had folded before the last step."""
     return [value for name, value in vars(module).items() if name != "_folded"]
 

@@ -182,13 +182,3 @@ def raw_tensor(network: nn.Module, name: str) -> Tensor:
     if found is None:
         raise ValueError(f"`network` has no parameter or buffer {name!r} any more; trace it again")
     return found
-
-
-def set_raw_(network: nn.Module, name: str, value: Tensor) -> None:
-    """Put another tensor in the place of a parameter or buffer."""
-    layer, _, own = name.rpartition(".")
-    module = network.get_submodule(layer)
-    if own in module._parameters:
-        module._parameters[own] = value if isinstance(value, nn.Parameter) else nn.Parameter(value)
-    else:
-        module._buffers[own] = value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -61,7 +61,9 @@ def units_of(run: Run, parameters: set[str], norms: set[str]) -> Units:
         family.sort()
         first, root = family[0]
         tensor, _, _ = blocks[block_of[first]]
-        name = _fresh_name(_axis_name(tensor, root in inner), units.axes)
+        # a name stays with its units when others of that layer are found to be whole
+        name = run.names.get(first) or _fresh_name(_axis_name(tensor, root in inner), run.names.values())
+        run.names[first] = name
         if len(family) == 1:
             single[name] = "it is a single unit"
             continue
@@ -212,7 +214,7 @@ def _axis_name(tensor: str, is_inner: bool) -> str:
     return tensor
 
 
-def _fresh_name(name: str, taken: Mapping[str, object]) -> str:
+def _fresh_name(name: str, taken: Collection[str]) -> str:
     number = 2
     fresh = name
     while fresh in taken:

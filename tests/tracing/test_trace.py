@@ -163,3 +163,20 @@ def test_attention_counts_its_projections_scores_and_values() -> None:
 
     per_step = cost(trace(Attended(), torch.randn(2, 5, 8))).multiply_adds
     assert per_step == 4 * 8 * 8 + 2 * 5 * 8 + 8 * 3  # four projections, scores and values of five keys, the head
+
+
+def test_units_keep_the_name_of_their_axis_when_others_of_their_layer_have_to_stay() -> None:
+    class Joined(nn.Module):  # the rows of `whole` are of two kinds: four go with `few`, eight with `many`
+        def __init__(self) -> None:
+            super().__init__()
+            self.whole, self.few, self.many = nn.Linear(3, 12), nn.Linear(3, 4), nn.Linear(3, 8)
+            self.head = nn.Linear(12, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.whole(x) + torch.cat((self.few(x), self.many(x)), -1))
+
+    network, x = Joined(), torch.randn(5, 3)
+    assert sizes(trace(network, x)) == {"whole": 4, "whole.2": 8}
+    units = trace(network, x, whole={"whole": "a trial said so"})
+    assert sizes(units) == {"whole.2": 8}
+    assert units.whole["few"] == "a trial said so"

@@ -96,6 +96,7 @@ class Run:
     grids: dict[bytes, tuple[Tensor, str]] = field(
         default_factory=dict
     )  # labels that must stay a grid, and what said so
+    names: dict[int, str] = field(default_factory=dict)  # first atom of an axis → the name it was given
     input_states: dict[int, Tensor] = field(default_factory=dict)  # example tensor → labels of its elements
     outputs: list[Tensor] = field(default_factory=list)  # labels of every output tensor, in order
     unknown: dict[str, str] = field(default_factory=dict)  # operation without a rule → module
