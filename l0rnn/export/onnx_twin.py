@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from l0rnn.export.describe import outer_modules
 from l0rnn.recurrent.names import RECURRENT, recurrent_parameter_name, recurrent_sizes
 from l0rnn.recurrent.ragged_rnn import RaggedRNN
+from l0rnn.recurrent.stack import run_stack
 
 # cell → where ONNX's gates are found among torch's: i o f c from i f g o, z r h from r z n
 GATE_ORDERS = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN": (0,)}
@@ -81,14 +82,9 @@ class OnnxStack(nn.Module):
             alone = tuple(part.squeeze(1) for part in final) if self.has_cell_state else final.squeeze(1)
             return output.squeeze(0 if self.batch_first else 1), alone
         data = input.transpose(0, 1) if self.batch_first else input
-        finals = []
-        for start in range(0, len(self.layers), self.directions):
-            outputs = []
-            for index in range(start, start + self.directions):
-                output, final = self.layers[index](data, self._state_of(index, hx))
-                outputs.append(output)
-                finals.append(final)
-            data = torch.cat(outputs, -1) if len(outputs) > 1 else outputs[0]
+        layers: Any = list(self.layers)
+        rows = [layers[start : start + self.directions] for start in range(0, len(layers), self.directions)]
+        data, finals = run_stack(rows, data, [self._state_of(index, hx) for index in range(len(layers))])
         parts = tuple(self._joined(part) for part in zip(*finals, strict=True))
         return data.transpose(0, 1) if self.batch_first else data, parts if self.has_cell_state else parts[0]
 

@@ -8,6 +8,8 @@ before; that matters only when a unit closed in one segment opens in the next, w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from torch import Tensor
 
 from l0rnn.gates.gates import open_positions
 from l0rnn.gates.kernels import call_kernel
+from l0rnn.recurrent.stack import run_stack
 
 # Below this share of the multiply-adds, gathering weights costs less than computing closed units
 # (recipes/penn_treebank/step_time.py).
@@ -36,9 +39,7 @@ class OpenUnits:
 
     def __init__(self, layer: Any, input_values: Tensor | None) -> None:
         self.layer = layer
-        keys = layer.layer_keys()
-        directions = 2 if layer.bidirectional else 1
-        self.rows = [keys[start : start + directions] for start in range(0, len(keys), directions)]
+        self.rows = layer.layer_rows()
         self.input = None if input_values is None else open_positions(input_values)
         self.positions: list[list[Tensor]] = []
         for row in self.rows:
@@ -85,33 +86,40 @@ class OpenUnits:
             batch_sizes: those of a PackedSequence, or None.
             kernel: torch's fused function for the cell.
         """
-        layer = self.layer
-        data = data if self.input is None else data.index_select(-1, self.input)
-        columns, scale = self.input, None
-        finals: list[list[Tensor]] = [[] for _ in state]
-        for depth, (row, positions) in enumerate(zip(self.rows, self.positions, strict=True)):
+        layer, size = self.layer, self.layer.hidden_size
+
+        def run(depth: int, columns: Tensor | None, data: Tensor, state: Sequence[Tensor]) -> Any:
             if depth:
                 data = layer.dropped(data)
+            row, positions = self.rows[depth], self.positions[depth]
+            scale = self._values(depth - 1) if depth else None
             weights = [
                 weight
                 for key, units in zip(row, positions, strict=True)
                 for weight in self._weights(key, units, columns, scale)
             ]
-            start = depth * len(row)
             parts = [
-                torch.stack([part[start + i].index_select(-1, units) for i, units in enumerate(positions)])
-                for part in state
+                torch.stack([part[i].index_select(-1, units) for i, units in enumerate(positions)]) for part in state
             ]
-            data, ends = call_kernel(layer, kernel, data, parts, weights, batch_sizes)
-            for part, end, final in zip(state, ends, finals, strict=True):
-                final.extend(
-                    part[start + i].to(end.dtype).index_copy(-1, units, end[i]) for i, units in enumerate(positions)
-                )
-            size = layer.hidden_size
-            columns = torch.cat([units + i * size for i, units in enumerate(positions)])
-            scale = torch.cat([layer.gates[key].value[units] for key, units in zip(row, positions, strict=True)])
-        whole = data.new_zeros(*data.shape[:-1], layer.hidden_size * len(self.rows[-1]))
-        return whole.index_copy(-1, columns, data), tuple(torch.stack(final) for final in finals)  # type: ignore[arg-type]
+            output, ends = call_kernel(layer, kernel, data, parts, weights, batch_sizes)
+            return output, [
+                torch.stack([part[i].to(end.dtype).index_copy(-1, units, end[i]) for i, units in enumerate(positions)])
+                for part, end in zip(state, ends, strict=True)
+            ]
+
+        # the open units of each layer, numbered in the output of both its directions
+        written = [torch.cat([units + i * size for i, units in enumerate(positions)]) for positions in self.positions]
+        layers = [[partial(run, depth, columns)] for depth, columns in enumerate([self.input, *written[:-1]])]
+        states = zip(*(part.split(len(self.rows[0])) for part in state), strict=True)
+        data = data if self.input is None else data.index_select(-1, self.input)
+        data, finals = run_stack(layers, data, states)
+        whole = data.new_zeros(*data.shape[:-1], size * len(self.rows[-1]))
+        return whole.index_copy(-1, written[-1], data), tuple(torch.cat(parts) for parts in zip(*finals, strict=True))
+
+    def _values(self, depth: int) -> Tensor:
+        """Gates of the open units of a layer, in the order of its output."""
+        pairs = zip(self.rows[depth], self.positions[depth], strict=True)
+        return torch.cat([self.layer.gates[key].value[units] for key, units in pairs])
 
     def _weights(self, key: str, units: Tensor, columns: Tensor | None, scale: Tensor | None) -> list[Tensor]:
         """Rows of the open units in every gate of the cell, columns of the open units they read."""

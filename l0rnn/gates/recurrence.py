@@ -13,6 +13,7 @@ Reference:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -25,6 +26,7 @@ from l0rnn.gates.gates import Gates, GateView
 from l0rnn.gates.hard_concrete import HardConcrete
 from l0rnn.gates.kernels import KERNELS, call_kernel
 from l0rnn.gates.open_units import OpenUnits
+from l0rnn.recurrent.stack import run_stack
 from l0rnn.tracing.trace import is_without_gates
 
 GatedUnits = Literal["input", "hidden", "both"]
@@ -77,9 +79,14 @@ class GatedRecurrence(nn.RNNBase):
         directions = ("", "_reverse") if self.bidirectional else ("",)
         return [f"l{layer}{direction}" for layer in range(self.num_layers) for direction in directions]
 
+    def layer_rows(self) -> list[list[str]]:
+        """The keys of each layer: ``[["l0", "l0_reverse"], ["l1", "l1_reverse"], …]``."""
+        keys, directions = self.layer_keys(), 2 if self.bidirectional else 1
+        return [keys[start : start + directions] for start in range(0, len(keys), directions)]
+
     def output_keys(self) -> list[str]:
         """The keys of the last layer: the units of the output, in order."""
-        return self.layer_keys()[-2 if self.bidirectional else -1 :]
+        return self.layer_rows()[-1]
 
     @classmethod
     def from_dense(
@@ -174,21 +181,18 @@ class GatedRecurrence(nn.RNNBase):
         One at a time, the gates between two layers scale the few activations instead of a whole ``weight_ih``, and the
         folded weights of only one layer are in memory.
         """
-        keys = self.layer_keys()
-        directions = 2 if self.bidirectional else 1
-        finals: list[list[Tensor]] = [[] for _ in state]
-        for start in range(0, len(keys), directions):
-            if start:
-                data = self._scale(data, keys[start - directions : start])
-                data = self.dropped(data)
-            row = keys[start : start + directions]
-            weights = [weight for key in row for weight in self._layer_weights(key)]
-            data, ends = call_kernel(
-                self, kernel, data, tuple(part[start : start + directions] for part in state), weights, batch_sizes
-            )
-            for final, end in zip(finals, ends, strict=True):
-                final.append(end)
-        return data, tuple(torch.cat(final) for final in finals)
+
+        def run(before: Sequence[str], keys: Sequence[str], data: Tensor, state: Sequence[Tensor]) -> Any:
+            if before:
+                data = self.dropped(self._scale(data, before))
+            weights = [weight for key in keys for weight in self._layer_weights(key)]
+            return call_kernel(self, kernel, data, state, weights, batch_sizes)
+
+        rows = self.layer_rows()
+        layers = [[partial(run, before, keys)] for before, keys in zip([[], *rows], rows, strict=False)]
+        states = zip(*(part.split(len(rows[0])) for part in state), strict=True)
+        output, finals = run_stack(layers, data, states)
+        return output, tuple(torch.cat(parts) for parts in zip(*finals, strict=True))
 
     def _input_values(self, data: Tensor) -> Tensor | None:
         """Gates of the input, `(feature,)`, or None where it has none."""
@@ -198,10 +202,13 @@ class GatedRecurrence(nn.RNNBase):
 
     def folded_weights(self) -> list[Tensor]:
         """The weights in torch's order, with the gates of the current draw multiplied into the columns they scale."""
-        keys = self.layer_keys()
-        directions = 2 if self.bidirectional else 1
-        before = {key: keys[: i // directions * directions][-directions:] for i, key in enumerate(keys)}
-        pairs = [pair for key in keys for pair in self._weights_and_gates(key, before[key])]
+        rows = self.layer_rows()
+        pairs = [
+            pair
+            for before, keys in zip([[], *rows], rows, strict=False)
+            for key in keys
+            for pair in self._weights_and_gates(key, before)
+        ]
         if pairs[0][0].is_cuda:
             return fold_into_one_block(*zip(*pairs, strict=True))
         return [weight if gates is None else fold(weight, gates) for weight, gates in pairs]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from l0rnn.recurrent.single_steps import is_for_cells, is_plain, run_cells
+from l0rnn.recurrent.stack import Run, run_stack
 
 CLASSES = {"LSTM": nn.LSTM, "GRU": nn.GRU, "RNN_TANH": nn.RNN, "RNN_RELU": nn.RNN}
 
@@ -138,19 +139,20 @@ class RaggedRNN(nn.Module):
         return output, tuple(finals)
 
     def _stack(self, data: Any, states: list[Any], is_batched: bool) -> tuple[Any, list[Any]]:
-        finals = []
-        for depth, directions in enumerate(self.layers):
-            if depth and self.dropout and self.training:
-                data = _map_data(data, lambda values: nn.functional.dropout(values, self.dropout))
-            outputs = []
-            for direction, layer in enumerate(directions):  # type: ignore[arg-type]
-                hx = states[len(finals)]
-                run = _run_backwards if direction else _run
-                output, final = run(layer, data, _with_layer_axis(hx, is_batched))
-                outputs.append(output)
-                finals.append(_without_layer_axis(final, is_batched))
-            data = outputs[0] if len(outputs) == 1 else _concatenate(outputs)
-        return data, finals
+        def runner(layer: nn.RNNBase, is_backward: bool) -> Run:
+            def run(data: Any, state: Any) -> tuple[Any, Any]:
+                output, final = layer(reverse_time(data) if is_backward else data, _with_layer_axis(state, is_batched))
+                return reverse_time(output) if is_backward else output, _without_layer_axis(final, is_batched)
+
+            return run
+
+        def dropped(data: Any) -> Any:
+            return _map_data(data, lambda values: nn.functional.dropout(values, self.dropout))
+
+        stack: Any = self.layers
+        layers = [[runner(layer, bool(direction)) for direction, layer in enumerate(row)] for row in stack]
+        options = {"between": dropped} if self.dropout and self.training else {}
+        return run_stack(layers, data, states, join=_concatenate, **options)
 
     def _is_for_cells(self, data: Tensor, states: list[Any]) -> bool:
         """Whether cells can stand for all layers, and the states are theirs; if not, torch's layers shall say so."""
@@ -182,15 +184,6 @@ class RaggedRNN(nn.Module):
     def extra_repr(self) -> str:
         """Cell and widths, for `print`."""
         return f"{self.mode}, {self.input_size}, {self.hidden_sizes}"
-
-
-def _run(layer: nn.RNNBase, data: Any, hx: Any) -> tuple[Any, Any]:
-    return layer(data, hx)
-
-
-def _run_backwards(layer: nn.RNNBase, data: Any, hx: Any) -> tuple[Any, Any]:
-    output, final = layer(reverse_time(data), hx)
-    return reverse_time(output), final
 
 
 def reverse_time(data: Tensor | PackedSequence) -> Any:

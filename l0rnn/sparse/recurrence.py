@@ -8,6 +8,7 @@ are `(unit, time, batch)`, as the products want them, and are turned round only 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from l0rnn.recurrent.names import recurrent_parameter_name, recurrent_sizes
 from l0rnn.recurrent.ragged_rnn import RaggedRNN
+from l0rnn.recurrent.stack import run_stack
 from l0rnn.sparse.linear import refuse_training
 from l0rnn.sparse.matrix import DenseMatrix
 
@@ -192,16 +194,10 @@ class SparseRNN(nn.Module):
         self._check_input(input)
         data = input.permute((2, 1, 0) if self.batch_first else (2, 0, 1)).contiguous()  # (feature, time, batch)
         states = self._states(hx, data)
-        finals: list[list[Tensor]] = []
-        outputs: list[Tensor] = []
-        for key, cell in self.cells.items():
-            is_backward = key.endswith("_reverse")
-            output, final = cell(data, states[len(finals)], is_backward)
-            finals.append(final)
-            outputs.append(output)
-            if is_backward or not self.bidirectional:
-                data = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-                outputs = []
+        runs = [partial(cell, is_backward=key.endswith("_reverse")) for key, cell in self.cells.items()]
+        directions = 2 if self.bidirectional else 1
+        rows = [runs[start : start + directions] for start in range(0, len(runs), directions)]
+        data, finals = run_stack(rows, data, states, join=torch.cat)
         output = data.permute((2, 1, 0) if self.batch_first else (1, 2, 0)).contiguous()
         return output, self._handed_back(finals)
 
