@@ -6,6 +6,7 @@ from l0rnn.methods.group_lasso import GroupLasso
 from l0rnn.methods.l0_gates import L0Gates
 from l0rnn.methods.magnitude import GradualMagnitude
 from l0rnn.methods.method import Method
+from l0rnn.methods.random_order import RandomOrder
 from l0rnn.methods.random_structure import RandomStructure
 from l0rnn.methods.random_units import RandomUnits
 from l0rnn.methods.structured_magnitude import StructuredMagnitude
@@ -17,6 +18,7 @@ METHODS: dict[str, type[Method]] = {
     "group_lasso": GroupLasso,
     "structured_magnitude": StructuredMagnitude,
     "random_units": RandomUnits,
+    "random_order": RandomOrder,
     "gradual_magnitude": GradualMagnitude,
     "block_pruning": BlockPruning,
     "block_group_lasso": BlockGroupLasso,
@@ -32,6 +34,7 @@ __all__ = [
     "GroupLasso",
     "L0Gates",
     "Method",
+    "RandomOrder",
     "RandomStructure",
     "RandomUnits",
     "StructuredMagnitude",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from l0rnn.cost.cost import Cost
 from l0rnn.methods.units import PrunedUnits, UnitMethod, check_density
@@ -52,9 +52,20 @@ class RandomUnits(UnitMethod):
     def attach(self, network: nn.Module, units: Units) -> None:
         """Gate the network and close what is too much."""
         self.gate_(network, units)
-        generator = torch.Generator().manual_seed(self.seed)
-        # the best rank of each axis is 1, and ranks fall evenly to 0, so one threshold keeps one fraction everywhere
-        sizes = [axis.size for axis in self.traced.axes.values()]
-        scores = torch.cat([(1 + torch.randperm(size, generator=generator)) / size for size in sizes])
-        self.close_within_(scores, self.density)
+        self.close_within_(random_ranks(self.traced, self.seed), self.density)
         self.choose_()
+
+
+def random_ranks(units: Units, seed: int) -> Tensor:
+    """For each axis a random order of its units, as ranks that fall evenly from 1 to 0, `(unit,)`.
+
+    So one threshold keeps one fraction of every axis.
+
+    Example:
+        >>> from l0rnn.tracing import trace
+        >>> random_ranks(trace(nn.Sequential(nn.Linear(2, 4), nn.Linear(4, 1)), torch.ones(1, 2)), seed=0).sort().values
+        tensor([0.2500, 0.5000, 0.7500, 1.0000])
+    """
+    generator = torch.Generator().manual_seed(seed)
+    sizes = [axis.size for axis in units.axes.values()]
+    return torch.cat([(1 + torch.randperm(size, generator=generator)) / size for size in sizes])

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from l0rnn.cost.cost import Cost
-from l0rnn.cost.schedule import cubic_density
+from l0rnn.methods.gradual import GradualUnits
 from l0rnn.methods.group_norms import relative_root_mean_squares
-from l0rnn.methods.units import PrunedUnits, UnitMethod, check_density
-from l0rnn.tracing.units import Units
+from l0rnn.methods.units import PrunedUnits
 
 
-class StructuredMagnitude(UnitMethod):
+class StructuredMagnitude(GradualUnits):
     """Closes the units whose weights are smallest, little by little.
 
     Removes: whole units. Rule: a unit is worth the root mean square of all weights that write or read it
     (`unit_square_sums` divided by the size of the group), not counting those from and to units that are closed already,
-    as a multiple of the mean of its axis (`relative_root_mean_squares`). From ``start`` to ``end`` the multiply-adds
-    kept fall from 1 to ``density`` along a cubic curve, fast at first and slowly at the end; what is left after ``end``
-    is fine-tuning. Closed units stay closed, and every axis keeps its best unit. The weights themselves are not
-    changed. Cost at run time: that of a smaller dense network.
+    as a multiple of the mean of its axis (`relative_root_mean_squares`). They close along the curve of `GradualUnits`.
+    The weights themselves are not changed. Cost at run time: that of a smaller dense network.
 
     Args:
         density: multiply-adds to keep, as a fraction of the dense network's, in (0, 1].
@@ -60,44 +56,8 @@ class StructuredMagnitude(UnitMethod):
         units: PrunedUnits = "all",
         embedding: bool = False,
     ) -> None:
-        super().__init__(units)
-        check_density(density)
-        if not 0 <= start <= end <= 1:
-            raise ValueError(
-                f"`start` and `end` must be fractions of the training, 0 <= start <= end <= 1, got {start} and {end}"
-            )
-        if not frequency >= 1:
-            raise ValueError(f"`frequency` must be at least 1 optimiser step, got {frequency}")
-        self.density = density
-        self.start = start
-        self.end = end
-        self.frequency = frequency
+        super().__init__(density, start=start, end=end, frequency=frequency, units=units)
         self.embedding = embedding
-
-    def check(self, minimum: Cost, dense: Cost) -> None:
-        """Refuse a density below one unit per axis."""
-        check_density(self.density, minimum, dense)
-
-    def attach(self, network: nn.Module, units: Units) -> None:
-        """Gate the network; nothing is closed yet."""
-        self.gate_(network, units)
-
-    def start_afresh_(self) -> None:
-        """Open all units that are there."""
-        super().start_afresh_()
-        self.open_all_()
-
-    def after_step(self, step: int) -> None:
-        """Close the units that are due."""
-        super().after_step(step)
-        if self.has_chosen:
-            return
-        progress = self.progress
-        if progress >= self.end:
-            self.close_within_(self.scores(), self.density)
-            self.choose_()
-        elif progress > self.start and self.comes_round(self.frequency):
-            self.close_within_(self.scores(), cubic_density(progress, self.start, self.end, self.density))
 
     def scores(self) -> Tensor:
         """Root mean square of the weights of each unit over that of its axis, `(unit,)`; closed units have 0."""

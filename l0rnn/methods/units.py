@@ -75,6 +75,7 @@ class UnitMethod(Method):
         super().attach(network, units)
         self._own = [gates]
         self.traced, self._cost, self.dense = chosen, own_cost, own_cost.kept()
+        self.left = torch.arange(chosen.count)
         if open_probability == 1:
             self.close_(torch.ones(chosen.count, dtype=torch.bool))
 
@@ -101,13 +102,17 @@ class UnitMethod(Method):
         within = self.best_within(ranked, {"multiply_adds": density * self.dense.multiply_adds})
         self.close_(within.to(is_open.device) & is_open)
 
-    def redraw_(self, units: Units) -> None:
+    def redraw_(self, units: Units, left: Tensor) -> None:
         """Go on with fewer units, after some have been removed from the network.
 
-        Densities stay fractions of the network there was in the beginning. A subclass that holds
-        a tensor with one value per unit cuts it here.
+        Densities stay fractions of the network there was in the beginning. What a subclass holds of each unit, such as
+        a buffer, keeps the size it had then; `left` says where the units of now are in it.
+
+        Args:
+            units: the units of now.
+            left: which of those in the beginning they are, bool `(unit,)`.
         """
-        self.traced, self._cost = units, CostOf(units)
+        self.traced, self._cost, self.left = units, CostOf(units), left.nonzero().squeeze(1)
 
     def open_units(self) -> dict[str, Tensor]:
         """Units whose gate is not 0, bool `(unit,)` per axis."""

@@ -283,7 +283,7 @@ class PrunableModule(EvaluatedModule):
             if not bool(kept.all()):
                 left = self.remaining.get(axis, torch.ones_like(kept))
                 self.remaining[axis] = left.masked_scatter(left, kept)
-        method.redraw_(self.units)
+        method.redraw_(self.units, self._all_units.vector(self.remaining, True))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the carried state, the random numbers, and which units are left."""
@@ -316,8 +316,8 @@ class PrunableModule(EvaluatedModule):
             if self.remaining:
                 widen_(self.network, self._all_units)
             self.units = resize_(self.network, self._all_units, widths)
-            method.redraw_(self.units)
             self.remaining = dict(remaining)
+            method.redraw_(self.units, self._all_units.vector(self.remaining, True))
         else:
             check_same_network(shapes, checkpoint["state_dict"])
         self._carried, self._random_state = (saved.get(key) if goes_on else None for key in ("carried", "random"))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from l0rnn.cost.cost import cost
 from l0rnn.cost.schedule import cubic_density
-from l0rnn.methods import GroupLasso, RandomUnits, StructuredMagnitude
+from l0rnn.methods import GroupLasso, RandomOrder, RandomUnits, StructuredMagnitude
 from l0rnn.methods.units import UnitMethod, check_density
 from l0rnn.surgery.shrink import operate
 from tests.methods.loops import STEPS, attached, traced
@@ -22,6 +22,7 @@ METHODS: dict[str, Callable[[float], UnitMethod]] = {
     "structured magnitude": lambda density: StructuredMagnitude(density, frequency=4),
     "one shot": lambda density: StructuredMagnitude(density, start=0.5, end=0.5),
     "random units": lambda density: RandomUnits(density, seed=3),
+    "random order": lambda density: RandomOrder(density, seed=3, frequency=4),
 }
 every_method = pytest.mark.parametrize("name", METHODS)
 
@@ -250,3 +251,27 @@ def test_every_unit_is_as_likely_to_stay_as_any_other() -> None:
         kept += attached(wide(), RandomUnits(0.25, seed=seed)).gates()["encoder.l0"]
     expected = float(kept.mean())
     assert float((kept - expected).abs().max()) < 4.5 * (expected * (1 - expected / 200)) ** 0.5
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# a random order
+
+
+def test_a_random_order_ends_with_the_units_that_are_random_from_the_start_and_passes_through_more_of_them() -> None:
+    end = attached(wide(), RandomUnits(0.2, seed=5)).own_gates.keep()
+    method = attached(wide(), RandomOrder(0.2, seed=5, start=0.0, end=0.5, frequency=3))
+    before = torch.ones_like(end)
+    for step in range(1, STEPS + 1):
+        method.after_step(step)
+        open = method.own_gates.keep()
+        assert not bool((open & ~before).any()), "a unit that has closed is open again"
+        assert not bool((end & ~open).any()), "a unit is closed that is among the last"
+        if method.comes_round(3) and step < 10:
+            assert 0.9 * cubic_density(step / STEPS, 0.0, 0.5, 0.2) < share(method) < share_of(method, before)
+        before = open
+    assert torch.equal(before, end)
+    assert not torch.equal(end, attached(wide(), RandomUnits(0.2, seed=6)).own_gates.keep())
+
+
+def share_of(method: UnitMethod, keep: Tensor) -> float:
+    return cost(method.traced, method.traced.by_axis(keep)).multiply_adds / method.dense.multiply_adds

@@ -1,0 +1,70 @@
+"""Units in a random order, little by little: what every rule that ranks units has to beat."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from l0rnn.methods.gradual import GradualUnits
+from l0rnn.methods.random_units import random_ranks
+from l0rnn.methods.units import PrunedUnits
+from l0rnn.tracing.units import Units
+
+
+class RandomOrder(GradualUnits):
+    """Closes units little by little in a random order, the same fraction of every axis.
+
+    Removes: whole units. Rule: none; the units of each axis are put in a random order before the training, and close in
+    it along the curve of `GradualUnits`. Beside a method with a rule on the same schedule it tells what the rule is
+    worth; beside `RandomUnits`, which closes the same units before the first step, what it is worth that the network is
+    large while it learns. Cost at run time: that of a smaller dense network.
+
+    Args:
+        density: multiply-adds to keep, as a fraction of the dense network's, in (0, 1].
+        start: fraction of the training before the first unit closes, in [0, ``end``].
+        end: fraction of the training at which the density is met; equal to ``start`` to prune in one shot.
+        frequency: optimiser steps from one pruning to the next.
+        seed: of the random order; the global random state is left alone.
+        units: which units can be removed, see `UnitMethod`.
+
+    Raises:
+        ValueError: if an argument is out of range.
+
+    Example:
+        >>> from l0rnn.language.language_model import LanguageModel
+        >>> from l0rnn.tracing import trace
+        >>> network = LanguageModel(10, 4, 8, num_layers=1)
+        >>> method = RandomOrder(density=0.5, start=0.5, end=0.5)
+        >>> method.attach(network, trace(network, torch.zeros(5, 2, dtype=torch.int64)))
+        >>> method.begin(total_steps=2)
+        >>> for step in (1, 2):
+        ...     method.after_step(step)
+        ...     print(int(method.gates()["encoder.l0"].sum()))
+        5
+        5
+
+    Reference:
+        Mittal et al., Recovering from Random Pruning (2018), arXiv 1801.10447: with fine-tuning, random units come
+        close to chosen ones.
+    """
+
+    def __init__(
+        self,
+        density: float,
+        *,
+        start: float = 0.1,
+        end: float = 0.6,
+        frequency: int = 100,
+        seed: int = 0,
+        units: PrunedUnits = "all",
+    ) -> None:
+        super().__init__(density, start=start, end=end, frequency=frequency, units=units)
+        self.seed = seed
+
+    def attach(self, network: nn.Module, units: Units) -> None:
+        """Gate the network and draw the order."""
+        super().attach(network, units)
+        self._ranks = random_ranks(self.traced, self.seed)
+
+    def scores(self) -> Tensor:
+        """Place of each unit in the order of its axis, as a fraction of its size, `(unit,)`; the last close first."""
+        return self._ranks[self.left]
