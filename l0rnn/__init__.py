@@ -17,11 +17,14 @@ from l0rnn.training.pruner import Pruner
 from l0rnn.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from l0rnn.models import L0GatedGRU, L0GatedLSTM
+    from l0rnn.models import L0GatedGRU, L0GatedLSTM, load, models
     from l0rnn.training import PrunableModule
 
 # what needs Lightning is imported when it is asked for: layers, surgery and loading work without those seconds
-_LATE = {"L0GatedGRU": "l0rnn.models", "L0GatedLSTM": "l0rnn.models", "PrunableModule": "l0rnn.training"}
+_LATE = {
+    **dict.fromkeys(("L0GatedGRU", "L0GatedLSTM", "load"), "l0rnn.models"),
+    "PrunableModule": "l0rnn.training",
+}
 
 __all__ = [
     "Budget",
@@ -39,11 +42,15 @@ __all__ = [
     "Pruner",
     "RaggedRNN",
     "explain",
+    "load",
+    "models",
     "shrink",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "models":  # the folder itself, which is called to list the models in it
+        return importlib.import_module("l0rnn.models")
     if name in _LATE:
         return getattr(importlib.import_module(_LATE[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

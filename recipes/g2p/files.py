@@ -48,6 +48,6 @@ def unrounded(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def save_int8(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write an .npz in int8, for `pure_numpy.py`; the package's own code cannot read it."""
+    """Write an .npz in int8, for `l0rnn.models.g2p`; the package's own code cannot read it."""
     small: dict[str, Any] = rounded(arrays)
     np.savez(path, **small)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recipes.g2p import pure_numpy
+from l0rnn.models import g2p
 from recipes.g2p.package import package_class
 from recipes.g2p.words import Pronunciation
 
@@ -29,9 +29,9 @@ class Times:
     Attributes:
         dense: of the dense network in the package's own code.
         small: of the small one, likewise.
-        alone: of the small one in `pure_numpy.py`.
+        alone: of the small one in `l0rnn.models.g2p`.
         speedup: the median of how many times faster than the dense one a word is by the small one.
-        alone_speedup: likewise by the small one in `pure_numpy.py`.
+        alone_speedup: likewise by the small one in `l0rnn.models.g2p`.
     """
 
     dense: float
@@ -86,7 +86,7 @@ def _main() -> None:
     pronouncers: dict[str, Callable[[str], object]] = {
         "dense": dense,
         "small": small,
-        "alone": pure_numpy.G2P(str(Path(sys.argv[2]) / "checkpoint20.npz")),
+        "alone": g2p.G2P(str(Path(sys.argv[2]) / "checkpoint20.npz")),
     }
     times: dict[str, list[float]] = {name: [] for name in pronouncers}
     words = sys.stdin.read().split()

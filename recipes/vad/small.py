@@ -1,15 +1,15 @@
-"""The small network that is in this repository, in one line: `load_small()`."""
+"""The small network that comes with l0rnn in the package's own wrapper: `load_small()`."""
 
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
 from typing import Any
 
 from l0rnn.extras import require
+from l0rnn.models import models
 from recipes.vad.original import package
 
-SMALL = Path(__file__).parent / "weights" / "silero_vad_small_16k.onnx"
+SMALL = models()["vad"].folder / "silero_vad_small_16k.onnx"
 
 
 def load_small() -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from recipes.g2p import pure_numpy
+from l0rnn.models import g2p
 from recipes.g2p.files import rounded, save_arrays, save_int8, unrounded
 from recipes.g2p.network import G2P, padded, pronounce
 from recipes.g2p.onnx_file import save_onnx
@@ -113,9 +113,9 @@ def test_numpy_alone_says_the_same(tmp_path: Path) -> None:
     save_arrays(tmp_path / "small.npz", network.arrays())
     save_int8(tmp_path / "int8.npz", network.arrays())
     rough = G2P.from_arrays(unrounded(rounded(network.arrays()))).eval()
-    assert tuple(pure_numpy.PHONEMES) == PHONEMES
+    assert tuple(g2p.PHONEMES) == PHONEMES
     for file, expected in (("small.npz", network), ("int8.npz", rough)):
-        pronouncer = pure_numpy.G2P(str(tmp_path / file))
+        pronouncer = g2p.G2P(str(tmp_path / file))
         assert [tuple(pronouncer(word)) for word in WORDS] == pronounce(expected, WORDS)
     for word in ("", "Cat", "naïve"):
         with pytest.raises(ValueError, match="`word` must be of the letters a to z"):

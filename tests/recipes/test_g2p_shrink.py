@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recipes.g2p import pure_numpy, study
+from l0rnn.models import g2p
+from recipes.g2p import study
 from recipes.g2p.files import save_arrays
 from recipes.g2p.network import G2P
 from recipes.g2p.package import read_arrays
@@ -80,7 +81,7 @@ def test_from_the_command_to_the_files(
     assert "| published |" in capsys.readouterr().out
     assert (out / "report.png").is_file()
 
-    said = pure_numpy.G2P(str(out / "small" / "checkpoint20.npz"))("bado")
+    said = g2p.G2P(str(out / "small" / "checkpoint20.npz"))("bado")
     session = runtime.InferenceSession(out / "small.onnx", providers=["CPUExecutionProvider"])
     (numbers,) = session.run(None, {"letters": np.array(letter_numbers("bado"))})
     assert [PHONEMES[number] for number in numbers] == said

@@ -29,6 +29,7 @@ class G2P:
         return new + both[units:] * (state - new)
 
     def __call__(self, word: str) -> list[str]:
+        """Phonemes of a word of the letters a to z; vowels have a digit that tells their stress."""
         if not (word.isascii() and word.isalpha() and word.islower()):
             raise ValueError(f"`word` must be of the letters a to z, in lower case, and not empty, got {word!r}")
         state = np.zeros(len(self.encoder[0]), np.float32)
