@@ -21,6 +21,7 @@ from l0rnn.tracing.trace import is_without_gates
 from l0rnn.tracing.units import STAYS, Units
 
 NAME = "unit_gates"  # under which a network holds its gates
+LEFT_OUT = "_ddp_params_and_buffers_to_ignore"  # where torch's DistributedDataParallel looks for names to leave out
 
 
 class DrawGates:
@@ -84,7 +85,18 @@ def gate_network_(
     network.add_module(NAME, gates.train(network.training))
     network.register_forward_pre_hook(DrawGates(gates))
     attach_readers_(network, units, gates)
+    leave_to_pruner_(network)
     return gates
+
+
+def leave_to_pruner_(module: nn.Module) -> None:
+    """Let `DistributedDataParallel` leave out the gates in a module that it is about to wrap, in place.
+
+    It waits for a gradient of every parameter it knows, and gates have none from the moment on that they are fixed. Who
+    steps the gates averages their gradients. A network with gates is so from the start; a module around it is not.
+    """
+    names = [f"{name}.log_alpha".removeprefix(".") for name, part in module.named_modules() if isinstance(part, Gates)]
+    setattr(module, LEFT_OUT, list(dict.fromkeys([*getattr(module, LEFT_OUT, ()), *names])))
 
 
 def attach_readers_(network: nn.Module, units: Units, gates: Gates) -> None:
@@ -170,6 +182,8 @@ def _gate_recurrent_(module: Any) -> None:
 def ungate_network_(network: nn.Module) -> nn.Module:
     """Take all gates out of a network, in place; what they multiplied is read as it is."""
     network._modules.pop(NAME, None)
+    if others := [name for name in network.__dict__.pop(LEFT_OUT, ()) if name != f"{NAME}.log_alpha"]:
+        setattr(network, LEFT_OUT, others)
     for handle, hook in list(network._forward_pre_hooks.items()):
         if isinstance(hook, DrawGates):
             del network._forward_pre_hooks[handle]

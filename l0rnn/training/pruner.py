@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
+from l0rnn.cost.cost import CostOf
 from l0rnn.gates.network import network_gates
 from l0rnn.methods.dense import Dense
 from l0rnn.methods.method import Method
@@ -16,6 +18,13 @@ from l0rnn.recurrent.nested import moved_to
 from l0rnn.surgery.shrink import shrink
 from l0rnn.surgery.trial import tried_units
 from l0rnn.tracing.trace import trace
+from l0rnn.training.processes import (
+    Replicas,
+    WatchForReplicas,
+    refuse_shards,
+    refuse_what_ddp_cannot,
+    refuse_wrapped,
+)
 
 PATIENCE = 3  # steps in a row without a gradient for the gates that are let pass
 
@@ -78,6 +87,7 @@ class Pruner:
             )
         if not gate_learning_rate > 0:
             raise ValueError(f"`gate_learning_rate` must be > 0, got {gate_learning_rate}")
+        refuse_wrapped(network)
         self.network = network
         self.method = Dense() if method is None else method
         self.method.refuse_second_network()
@@ -93,6 +103,8 @@ class Pruner:
         self._without_gradient, self._without_penalty = 0, 0  # steps in a row
         self._step = 0
         self._is_loaded = False
+        self._replicas: Replicas | None = None
+        self._watch = network.register_forward_pre_hook(WatchForReplicas(self))
         if steps is not None:
             self.begin(steps)
 
@@ -121,6 +133,8 @@ class Pruner:
     def penalty(self) -> Tensor:
         """What is added to the loss: a scalar. Once per optimiser step, or with every accumulated batch."""
         self._follow_device()
+        if self._step == 0:
+            refuse_shards(self.network)
         self._without_penalty = 0
         return self.method.penalty()
 
@@ -137,7 +151,10 @@ class Pruner:
         self._follow_device()
         self._check_penalty()
         gates = [parameter for parameter in self.method.gate_parameters() if parameter.requires_grad]
+        self._watch.remove()
         if gates:
+            if self._replicas is not None:
+                self._replicas.average_gradients_(gates)
             self._check_gates(gates)
             if self._optimizer is None:
                 self._optimizer = torch.optim.Adam(gates, lr=self.gate_learning_rate)
@@ -148,7 +165,35 @@ class Pruner:
             self._optimizer.zero_grad()
             self._left = [parameter.detach().clone() for parameter in gates]
         self._step += 1
+        had_chosen = self.has_chosen
         self.method.after_step(self._step)
+        if self._replicas is not None and self.has_chosen and not had_chosen:
+            self._replicas.refuse_differences({"what is kept": [self.method.gates(), self.method.masks()]})
+
+    def join_replicas(self, ddp: DistributedDataParallel) -> None:
+        """Follow a training in several processes; called in the first pass that DDP runs.
+
+        All processes begin with the gates of the first.
+
+        Raises:
+            RuntimeError: if they have not been given the same to do, or DDP is used in a way that does not go with it.
+        """
+        if self._replicas is not None:
+            return
+        gates = list(self.method.gate_parameters())
+        refuse_what_ddp_cannot(ddp, gates)
+        replicas = Replicas(ddp.process_group, next(self.network.parameters()).device)
+        facts = {
+            "the axes of the network": {name: axis.size for name, axis in self.units.axes.items()},
+            "its cost": vars(CostOf(self.units).kept()),
+            "the method": type(self.method).__name__,
+            "`gate_learning_rate`": self.gate_learning_rate,
+            "the number of steps": int(self.method._total),
+            "the state of the Pruner": self.state_dict(),
+        }
+        replicas.refuse_differences(facts)
+        replicas.start_alike_(gates)
+        self._replicas = replicas
 
     def _check_gates(self, gates: list[nn.Parameter]) -> None:
         if self._left and any(not torch.equal(a, b) for a, b in zip(self._left, gates, strict=True)):
