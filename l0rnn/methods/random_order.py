@@ -30,6 +30,7 @@ class RandomOrder(GradualUnits):
         ValueError: if an argument is out of range.
 
     Example:
+        >>> import torch
         >>> from l0rnn.language.language_model import LanguageModel
         >>> from l0rnn.tracing import trace
         >>> network = LanguageModel(10, 4, 8, num_layers=1)
