@@ -125,6 +125,15 @@ class CostOf:
         summed = ((self._quadratic * expected).sum(-1) + self._linear) * expected + self._spread * variance
         return Cost(*((summed.sum(-1) + self._constant).unbind()))
 
+    def saved(self, counts: Tensor) -> Tensor:
+        """Multiply-adds that one unit less of each axis saves, where axes have so many units: `(axis,)` in float64.
+
+        Args:
+            counts: units of each axis, `(axis,)`.
+        """
+        quadratic, linear = self._quadratic[2].double().cpu(), self._linear[2].double().cpu()
+        return linear + (quadratic + quadratic.T) @ counts.double().cpu() - quadratic.diagonal()
+
     def kept(self, keep: Mapping[str, Tensor] | None = None) -> Cost:
         """The exact cost of kept units.
 

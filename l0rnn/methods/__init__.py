@@ -1,6 +1,7 @@
 """Pruning methods, one file each, all behind `Method`."""
 
 from l0rnn.methods.block import BlockGroupLasso, BlockPruning
+from l0rnn.methods.brain_surgeon import BrainSurgeon
 from l0rnn.methods.dense import Dense
 from l0rnn.methods.group_lasso import GroupLasso
 from l0rnn.methods.l0_gates import L0Gates
@@ -17,6 +18,7 @@ METHODS: dict[str, type[Method]] = {
     "l0_gates": L0Gates,
     "group_lasso": GroupLasso,
     "structured_magnitude": StructuredMagnitude,
+    "brain_surgeon": BrainSurgeon,
     "random_units": RandomUnits,
     "random_order": RandomOrder,
     "gradual_magnitude": GradualMagnitude,
@@ -29,6 +31,7 @@ __all__ = [
     "METHODS",
     "BlockGroupLasso",
     "BlockPruning",
+    "BrainSurgeon",
     "Dense",
     "GradualMagnitude",
     "GroupLasso",

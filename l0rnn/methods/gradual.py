@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
-from torch import Tensor, nn
+from torch import nn
 
 from l0rnn.cost.cost import Cost
 from l0rnn.cost.schedule import cubic_density
@@ -16,8 +16,8 @@ class GradualUnits(UnitMethod):
     """Closes units along a cubic curve, so that methods of this kind differ in nothing but what a unit is worth.
 
     From ``start`` to ``end`` the multiply-adds kept fall from 1 to ``density``, fast at first and slowly at the end;
-    what is left after ``end`` is fine-tuning. Closed units stay closed, and every axis keeps one. A subclass says by
-    `scores` what a unit is worth now.
+    what is left after ``end`` is fine-tuning. Closed units stay closed, and every axis keeps one. A subclass says in
+    `close_down_to_` which.
 
     Args:
         density: multiply-adds to keep, as a fraction of the dense network's, in (0, 1].
@@ -49,10 +49,6 @@ class GradualUnits(UnitMethod):
         self.end = end
         self.frequency = frequency
 
-    @abstractmethod
-    def scores(self) -> Tensor:
-        """What each unit is worth now, `(unit,)`; comparable over axes."""
-
     def check(self, minimum: Cost, dense: Cost) -> None:
         """Refuse a density below one unit per axis."""
         check_density(self.density, minimum, dense)
@@ -79,6 +75,6 @@ class GradualUnits(UnitMethod):
         elif progress > self.start and self.comes_round(self.frequency):
             self.close_down_to_(cubic_density(progress, self.start, self.end, self.density))
 
+    @abstractmethod
     def close_down_to_(self, density: float) -> None:
-        """Close the open units that are worth least until the multiply-adds are within a density."""
-        self.close_within_(self.scores(), density)
+        """Close the open units that are worth least, until the multiply-adds are within a density."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
 from l0rnn.methods.gradual import GradualUnits
 from l0rnn.methods.random_units import random_ranks
@@ -66,6 +66,6 @@ class RandomOrder(GradualUnits):
         super().attach(network, units)
         self._ranks = random_ranks(self.traced, self.seed)
 
-    def scores(self) -> Tensor:
-        """Place of each unit in the order of its axis, as a fraction of its size, `(unit,)`; the last close first."""
-        return self._ranks[self.left]
+    def close_down_to_(self, density: float) -> None:
+        """Close those that are next."""
+        self.close_within_(self._ranks[self.left], density)

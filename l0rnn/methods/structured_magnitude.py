@@ -59,6 +59,10 @@ class StructuredMagnitude(GradualUnits):
         super().__init__(density, start=start, end=end, frequency=frequency, units=units)
         self.embedding = embedding
 
+    def close_down_to_(self, density: float) -> None:
+        """Close the smallest."""
+        self.close_within_(self.scores(), density)
+
     def scores(self) -> Tensor:
         """Root mean square of the weights of each unit over that of its axis, `(unit,)`; closed units have 0."""
         network, open = self._network[0], self.own_gates.keep()

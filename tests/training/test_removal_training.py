@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from l0rnn import Budget, Dense, L0GatedGRU, L0GatedLSTM, L0Gates, Method, Penalty, PrunableModule, shrink
 from l0rnn.cost.cost import cost
 from l0rnn.gates import Gates
-from l0rnn.methods import GradualMagnitude, GroupLasso, RandomOrder, RandomUnits, StructuredMagnitude
+from l0rnn.methods import BrainSurgeon, GradualMagnitude, GroupLasso, RandomOrder, RandomUnits, StructuredMagnitude
 from l0rnn.models import load_model
 from l0rnn.tracing import trace
 from l0rnn.training import RemoveClosedUnits, ScaleDropout
@@ -54,6 +54,7 @@ METHODS: dict[str, Callable[[], Method]] = {
     "penalty": lambda: L0Gates(Penalty(3.0), freeze=0.8),
     "structured_magnitude": lambda: StructuredMagnitude(0.3, frequency=5),
     "group_lasso": lambda: GroupLasso(1e-3, density=0.3, freeze=0.4),
+    "brain_surgeon": lambda: BrainSurgeon(0.3, frequency=5),
     "random_units": lambda: RandomUnits(0.3),
     "random_order": lambda: RandomOrder(0.3, frequency=5),
 }
