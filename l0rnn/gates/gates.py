@@ -20,6 +20,7 @@ class Gates(nn.Module):
         units: number of gates, > 0.
         open_probability: initial P(gate ≠ 0), in [0, 1]. 1 means gates that are exactly 1 and stay so.
         distribution: the hard concrete distribution; its defaults are the paper's.
+        noise: whether gates are random in training; without, they are those of evaluation there too.
         device: device of the parameter.
         dtype: dtype of the parameter.
 
@@ -47,6 +48,7 @@ class Gates(nn.Module):
         *,
         open_probability: float = 0.93,
         distribution: HardConcrete | None = None,
+        noise: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -57,6 +59,7 @@ class Gates(nn.Module):
             raise ValueError(f"`open_probability` must be in [0, 1], got {open_probability}")
         self.units = units
         self.distribution = distribution or HardConcrete()
+        self.noise = noise
         start = self._start(open_probability)
         self.log_alpha = nn.Parameter(torch.full((units,), start, device=device, dtype=dtype))
         self.register_buffer("frozen", torch.tensor(False, device=device))
@@ -74,7 +77,7 @@ class Gates(nn.Module):
         """Draw the gates of one forward pass, keep them as `value`, and return them: `(unit,)`."""
         if self._is_frozen:
             self._value = self.fixed
-        elif self.training:
+        elif self.training and self.noise:
             self._value = self.distribution.sample(self.log_alpha)
         else:
             self._value = self.deterministic()
@@ -124,14 +127,18 @@ class Gates(nn.Module):
     def freeze_(self, keep: Tensor | None = None) -> None:
         """Fix the gates from now on, in training too; they get no gradient any more.
 
-        A unit that is kept gets the mean of its gate while it is open, E[gate] / P(gate ≠ 0); the others get 0. The
-        deterministic gate would not do: for a unit that is open every other time it is close to 0.
+        A unit that is kept goes on with the gate that it had: without noise its deterministic one, unless that is 0;
+        else the mean of its gate while it is open, E[gate] / P(gate ≠ 0), since the deterministic gate of a unit that
+        is open every other time is close to 0. The others get 0.
 
         Args:
             keep: bool `(unit,)`, the units that stay open; those whose deterministic gate is not 0 if None.
         """
         keep = self.keep() if keep is None else keep.to(self.log_alpha.device)
         while_open = (self.distribution.mean(self.log_alpha) / self.open_probability()).clamp(0, 1)
+        if not self.noise:
+            deterministic = self.distribution.deterministic(self.log_alpha)
+            while_open = torch.where(deterministic > 0, deterministic, while_open)
         self.fixed.copy_(torch.where(keep, while_open, 0.0))
         self.frozen.fill_(True)
         self._is_frozen = True

@@ -50,6 +50,7 @@ def gate_network_(
     *,
     open_probability: float = 0.93,
     distribution: HardConcrete | None = None,
+    noise: bool = True,
 ) -> Gates:
     """Put a gate on every unit of a network, in place.
 
@@ -60,6 +61,7 @@ def gate_network_(
         units: its units, as `l0rnn.tracing.trace` finds them; all of them get a gate.
         open_probability: initial P(gate ≠ 0).
         distribution: the hard concrete distribution.
+        noise: whether gates are random in training.
 
     Returns:
         The gates of all units, in the order of their numbers.
@@ -79,6 +81,7 @@ def gate_network_(
         units.count,
         open_probability=open_probability,
         distribution=distribution,
+        noise=noise,
         device=like.device,
         dtype=like.dtype if like.dtype in (torch.float32, torch.float64) else torch.float32,
     )

@@ -31,6 +31,8 @@ class L0Gates(UnitMethod):
         open_probability: initial P(gate ≠ 0), in (0, 1).
         spread: standard deviation of the initial ``log_alpha`` around that, so that units do not all start alike.
         freeze: fraction of the training after which gates are fixed, in (0, 1]; the objective has to start before.
+        noise: whether gates are random in training, as published. Without, the network trains with the gates it is
+            evaluated with, and only the price follows P(gate ≠ 0).
         distribution: the hard concrete distribution.
 
     Raises:
@@ -58,6 +60,7 @@ class L0Gates(UnitMethod):
         open_probability: float = 0.93,
         spread: float = 0.1,
         freeze: float = 0.6,
+        noise: bool = True,
         distribution: HardConcrete | None = None,
     ) -> None:
         super().__init__(units)
@@ -76,6 +79,7 @@ class L0Gates(UnitMethod):
         self.open_probability = open_probability
         self.spread = spread
         self.freeze = freeze
+        self.noise = noise
         self.distribution = distribution or HardConcrete()
 
     def check(self, minimum: Cost, dense: Cost) -> None:
@@ -84,7 +88,9 @@ class L0Gates(UnitMethod):
 
     def attach(self, network: nn.Module, units: Units) -> None:
         """Gate the network and check that the objective can be met."""
-        self.gate_(network, units, open_probability=self.open_probability, distribution=self.distribution)
+        self.gate_(
+            network, units, open_probability=self.open_probability, distribution=self.distribution, noise=self.noise
+        )
         self._spread_()
         self.objective.start_afresh_()  # it may have priced another network before
 

@@ -62,6 +62,7 @@ class UnitMethod(Method):
         *,
         open_probability: float = 1.0,
         distribution: HardConcrete | None = None,
+        noise: bool = True,
     ) -> None:
         """Check what was asked, then gate the network in place; with ``open_probability`` 1 no gate is trained."""
         self.refuse_second_network()
@@ -71,7 +72,9 @@ class UnitMethod(Method):
             raise ValueError(f"`network` has no units of the kind `units={self.units!r}` that can be removed ({why})")
         own_cost = CostOf(chosen)
         self.check(own_cost.kept(chosen.by_axis(units_to_keep(chosen, torch.zeros(chosen.count)))), own_cost.kept())
-        gates = gate_network_(network, chosen, open_probability=open_probability, distribution=distribution)
+        gates = gate_network_(
+            network, chosen, open_probability=open_probability, distribution=distribution, noise=noise
+        )
         super().attach(network, units)
         self._own = [gates]
         self.traced, self._cost, self.dense = chosen, own_cost, own_cost.kept()

@@ -302,6 +302,31 @@ def test_gates_that_are_all_alike_settle_close_to_the_budget(dtype: torch.dtype)
     assert 0.45 <= share(method) <= 0.5
 
 
+def test_without_noise_a_network_trains_with_the_gates_it_is_evaluated_with_and_goes_on_with_them() -> None:
+    network = StateClassifier()
+    method = attached(network, Budget(density=0.3), FEATURES, noise=False)
+    locations = set_gates(method, low=-2.0, high=2.0)  # all open, most of them not fully
+    gates = method.distribution.deterministic(locations)
+    network.train()
+    for _ in range(2):
+        network(FEATURES)
+        assert torch.equal(method.own_gates.value, gates)
+    method.settle_()
+    fixed = method.own_gates.deterministic()
+    is_kept = fixed > 0
+    assert 0 < is_kept.sum() < len(gates)
+    assert torch.equal(fixed[is_kept], gates[is_kept])
+
+
+def test_without_noise_a_unit_that_is_kept_closed_opens_as_far_as_it_would_be_while_open() -> None:
+    method = attached(WordTagger("LSTM"), Budget(density=0.3), noise=False)
+    method.own_gates.log_alpha.data.fill_(method.distribution.closing_log_alpha - 0.1)
+    method.settle_()
+    fixed = method.own_gates.deterministic()
+    assert fixed[fixed > 0].numel() > 0
+    assert fixed[fixed > 0].min() > 0.1
+
+
 def test_a_penalty_settles_on_the_gates_that_are_open_and_one_per_axis() -> None:
     method = attached(WordTagger("LSTM"), Penalty(0.1))
     locations = set_gates(method)
