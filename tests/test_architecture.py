@@ -55,8 +55,13 @@ class Package:
         for path in sorted(folder.rglob("*.py")):
             parts = [self.name, *path.relative_to(folder).with_suffix("").parts]
             self.files[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-        self.trees = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in self.files.items()}
-        self.imports = {name: list(self._imports(name, [tree], is_late=False)) for name, tree in self.trees.items()}
+        # a stub lists what a folder's __init__ imports when it is asked for
+        stubs = {name for name, path in self.files.items() if path.with_suffix(".pyi").exists()}
+        sources = {name: path.with_suffix(".pyi") if name in stubs else path for name, path in self.files.items()}
+        self.trees = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in sources.items()}
+        self.imports = {
+            name: list(self._imports(name, [tree], is_late=name in stubs)) for name, tree in self.trees.items()
+        }
 
     def short(self, module: str) -> str:
         """Name within the package; the package's own ``__init__`` has the name of the package."""
@@ -67,7 +72,7 @@ class Package:
             if isinstance(node, ast.Import):
                 yield from (Import(alias.name, None, is_late) for alias in node.names)
             elif isinstance(node, ast.ImportFrom):
-                source = self._source(module, node)
+                source = self.source(module, node)
                 for alias in node.names:
                     whole = f"{source}.{alias.name}"
                     yield Import(whole, None, is_late) if whole in self.files else Import(source, alias.name, is_late)
@@ -77,7 +82,8 @@ class Package:
                 is_function = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
                 yield from self._imports(module, [*ast.iter_child_nodes(node)], is_late=is_late or is_function)
 
-    def _source(self, module: str, node: ast.ImportFrom) -> str:
+    def source(self, module: str, node: ast.ImportFrom) -> str:
+        """The module that a statement imports from, written as it may be with dots."""
         if not node.level:
             return node.module or ""
         is_folder = self.files[module].name == "__init__.py"
@@ -209,24 +215,24 @@ def foreign_imports(package: Package, short: str, allowed: set[str]) -> list[str
 
 
 def public_names(package: Package) -> list[str]:
-    """``__all__`` of the package."""
-    for node in package.trees[package.name].body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
-            return list(ast.literal_eval(node.value))
-    raise AssertionError(f"{package.name} has no __all__")
+    """What the stub of the package lists."""
+    imports = [node for node in package.trees[package.name].body if isinstance(node, ast.ImportFrom)]
+    return [alias.name for node in imports for alias in node.names]
 
 
 def definition(package: Package, name: str, module: str) -> ast.stmt:
     """The statement that defines a name, followed through the imports of the package."""
+    if f"{module}.{name}" in package.files:  # a folder that can be called as the function of its name
+        return definition(package, name, f"{module}.{name}")
+    for node in ast.walk(package.trees[module]):
+        if isinstance(node, ast.ImportFrom) and name in [alias.name for alias in node.names]:
+            return definition(package, name, package.source(module, node))
     for node in package.trees[module].body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name == name:
             return node
         if isinstance(node, ast.Assign) and name in [ast.unparse(target) for target in node.targets]:
             return node
-    # through the source, not `package.imports`: a name that is imported late stands under TYPE_CHECKING
-    imports = [node for node in ast.walk(package.trees[module]) if isinstance(node, ast.ImportFrom)]
-    source = next(node.module for node in imports if name in [alias.name for alias in node.names])
-    return definition(package, name, str(source))
+    raise AssertionError(f"{module} does not define {name}")
 
 
 def names_without_example(package: Package) -> list[str]:
@@ -295,10 +301,8 @@ class TestPackage:
 
 
 MADE_UP = {
-    "__init__.py": """
-        from made_up.bottom import good, bad, LIMIT
-        __all__ = ["LIMIT", "bad", "good"]
-        """,
+    "__init__.py": "",
+    "__init__.pyi": "from .bottom import LIMIT, bad, good",
     "bottom.py": '''
         from __future__ import annotations
         from typing import TYPE_CHECKING

@@ -1,0 +1,9 @@
+from .gated_lstm import CLASSES as CLASSES
+from .gated_lstm import MODELS as MODELS
+from .gated_lstm import L0GatedGRU as L0GatedGRU
+from .gated_lstm import L0GatedLSTM as L0GatedLSTM
+from .gated_lstm import load_model as load_model
+from .generation import generate as generate
+from .shipped import ShippedModel as ShippedModel
+from .shipped import load as load
+from .shipped import models as models

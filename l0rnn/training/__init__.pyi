@@ -1,0 +1,5 @@
+from .averaging import AverageLate as AverageLate
+from .callbacks import ScaleDropout as ScaleDropout
+from .module import PrunableModule as PrunableModule
+from .pruner import Pruner as Pruner
+from .removal import RemoveClosedUnits as RemoveClosedUnits
