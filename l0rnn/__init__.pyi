@@ -1,6 +1,6 @@
 import l0rnn.models.shipped
 
-from . import models as models
+from . import models as models  # pyright: ignore[reportAssignmentType]
 from .cost.budget import Budget as Budget
 from .cost.objective import Penalty as Penalty
 from .gates.hard_concrete import HardConcrete as HardConcrete
