@@ -1,4 +1,4 @@
-"""Training a network while it is pruned: in any loop, or under Lightning, which is imported when it is asked for."""
+"""Training a network while it is pruned: in any loop, under Lightning, or by Hugging Face's Trainer."""
 
 import lazy_loader
 
