@@ -5,7 +5,7 @@ PYTHON ?= python3
 TORCH := $(shell grep '^torch==' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint bench clean
+.PHONY: help venv demo web test lint bench clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: venv  ## prune a small language model on the Penn Treebank and compare it with the dense one
 	$(BIN)/python -m recipes.penn_treebank.demo
+
+web: venv  ## build a page that runs small and dense networks in the browser, in out/web; needs Node and npm
+	$(BIN)/python -m recipes.web --out out/web
 
 test: venv  ## run the tests and the examples in the docstrings
 	$(BIN)/python -m pytest

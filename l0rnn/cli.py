@@ -36,6 +36,7 @@ formats
   int8        as onnx, with weights in int8; says what that costs in quality
   program     a torch.export program: batch open, length fixed (--length, default 1: a stream of steps)
   executorch  one step for ExecuTorch, for phones and microcontrollers
+  web         a folder for any web server: a page on which it writes in the browser, beside --dense if given
 
 Every export is run against the model before it is moved to its place.
 """
@@ -45,6 +46,7 @@ EXPORT_OPTIONS = {  # option of `export` → its argument of the Python function
     "opset": ("opset", ("onnx", "int8")),
     "length": ("length", ("program",)),
     "compile": ("compiled", ("program",)),
+    "dense": ("dense", ("web",)),
 }
 LIGHTNING_COMMANDS = ("fit", "validate", "test", "predict")
 
@@ -125,6 +127,7 @@ def _add_export(commands: Any) -> None:
     parser.add_argument("--opset", type=int, help="onnx, int8: version of the operators (default: 20)")
     parser.add_argument("--length", type=int, help="program: its fixed number of time steps (default: 1)")
     parser.add_argument("--compile", action="store_true", default=None, help="program: with AOTInductor, too")
+    parser.add_argument("--dense", type=Path, help="web: a model to stand beside it, a directory or a checkpoint")
     parser.set_defaults(run=_export)
 
 
@@ -175,6 +178,8 @@ def _export(options: argparse.Namespace) -> None:
         vocabulary = export.checked_vocabulary(export.read_json(options.vocabulary))
     if "text" in chosen:
         chosen["text"] = export.text_columns(vocabulary, options.text.read_text(encoding="utf-8"))
+    if "dense" in chosen:
+        chosen["dense"], _, _ = _shrunken(options.dense)
     arguments = {EXPORT_OPTIONS[name][0]: value for name, value in chosen.items()}
     arguments |= {"vocabulary": vocabulary, "figures": figures, "overwrite": options.overwrite}
     writers = {
@@ -184,11 +189,12 @@ def _export(options: argparse.Namespace) -> None:
         "int8": export.export_int8,
         "program": export.export_program,
         "executorch": export.export_executorch,
+        "web": export.export_web,
     }
     written = writers[options.format](network, options.out, **arguments)
     if options.format == "int8":
         print(written)
-    size = sum(path.stat().st_size for path in options.out.iterdir())
+    size = sum(path.stat().st_size for path in options.out.rglob("*") if path.is_file())
     print(f"{options.format} export checked and written to {options.out}, {size:,} bytes")
 
 

@@ -13,18 +13,22 @@ from l0rnn.export.streaming import Streamer, TorchStreamer
 from l0rnn.export.torch_file import export_torch
 from l0rnn.export.untrusted_json import read_json
 from l0rnn.export.vocabulary import checked_vocabulary, read_vocabulary
+from l0rnn.export.web import WebDemo, WebModel, export_web, words_demo, write_web
 
 __all__ = [
     "Int8Report",
     "OnnxNetwork",
     "Streamer",
     "TorchStreamer",
+    "WebDemo",
+    "WebModel",
     "checked_vocabulary",
     "export_executorch",
     "export_int8",
     "export_onnx",
     "export_program",
     "export_torch",
+    "export_web",
     "load_dense",
     "open_streamer",
     "perplexity",
@@ -33,4 +37,6 @@ __all__ = [
     "read_vocabulary",
     "save_dense",
     "text_columns",
+    "words_demo",
+    "write_web",
 ]

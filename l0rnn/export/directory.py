@@ -21,10 +21,15 @@ CONFIG, WEIGHTS, VOCABULARY, CARD = "config.json", "model.safetensors", "vocabul
 TORCH_FILE, TORCH_WEIGHTS = "model.py", "weights.pt"
 ONNX = "model.onnx"
 PROGRAM, COMPILED, EXECUTORCH = "program.pt2", "compiled.pt2", "model.pte"
+PAGE = ("index.html", "page.css", "page.js", "sha256.js")
+MODELS, RUNTIME, CHECKSUMS = "models", "runtime", "SHA256SUMS"
 _KINDS = ("partial", "former")
 _A_DAY = 24 * 3600
 _CACHE = "__pycache__"  # Python writes it when a model.py is imported
-WRITTEN = {CONFIG, WEIGHTS, VOCABULARY, CARD, TORCH_FILE, TORCH_WEIGHTS, ONNX, PROGRAM, COMPILED, EXECUTORCH, _CACHE}
+WRITTEN = {
+    *(CONFIG, WEIGHTS, VOCABULARY, CARD, TORCH_FILE, TORCH_WEIGHTS, ONNX, PROGRAM, COMPILED, EXECUTORCH, _CACHE),
+    *(*PAGE, MODELS, RUNTIME, CHECKSUMS),
+}
 
 
 @contextmanager
