@@ -26,7 +26,7 @@ Train a recurrent network with gates on its units, shrink it, and measure what t
   l0rnn export out/small/shrunk --format onnx --out out/small/onnx
   l0rnn generate out/small/onnx --words 50 --prompt "the company"
   l0rnn bench out/small/checkpoints/last.ckpt out/small/shrunk
-  l0rnn compare --config recipes/penn_treebank/configs/compare.yaml --out out/compare --jobs 2
+  l0rnn compare recipes/penn_treebank/configs/compare.yaml --out out/compare --jobs 2
 """
 FORMATS = """\
 formats
@@ -145,10 +145,15 @@ def _add_compare(commands: Any) -> None:
     parser = commands.add_parser(
         "compare", help="train several pruning methods under the same conditions, and put them into one table"
     )
-    parser.add_argument("--config", type=Path, required=True, help="YAML: `base`, and what each of the `runs` changes")
+    parser.add_argument("plan", type=Path, help="Python file of a task, or YAML: `task` or `base`, see docs/compare.md")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs, and of compare.{md,json,csv,png}")
+    parser.add_argument("--methods", nargs="+", help="of a task: names of methods (default: those for whole units)")
+    parser.add_argument("--densities", nargs="+", type=float, help="of a task: fractions to keep (default: 0.3 0.1)")
+    parser.add_argument("--seeds", nargs="+", type=int, help="of a task (default: 1 2 3)")
+    parser.add_argument("--epochs", type=int, help="of a task (default: what it says, or 10)")
     parser.add_argument("--jobs", type=int, default=1, help="trainings side by side (default: 1)")
     parser.add_argument("--threads", type=int, help="CPU threads of each training (default: cores / jobs)")
+    parser.add_argument("--device", help="of a task: where to train, such as cuda (default: cpu)")
     parser.add_argument("--only", nargs="+", metavar="RUN", help="train only these runs, and what they refer to")
     parser.add_argument("--seconds", type=float, default=0.5, help="measuring time per latency (default: 0.5)")
     parser.set_defaults(run=_compare)
@@ -237,18 +242,9 @@ def _bench(options: argparse.Namespace) -> None:
 
 
 def _compare(options: argparse.Namespace) -> None:
-    from l0rnn.compare import read_plan, run_all, write_comparison
-    from l0rnn.compare.latency import measure
-    from l0rnn.compare.plot import plot_comparison
-    from l0rnn.compare.report import compare
+    from l0rnn.compare.command import run
 
-    plan = read_plan(options.config)
-    results = run_all(plan, options.out, jobs=options.jobs, threads=options.threads, only=options.only)
-    print("measuring latency")
-    comparison = compare(plan, results, *measure(plan, results, seconds=options.seconds))
-    write_comparison(comparison, options.out)
-    plot_comparison(comparison, options.out / "compare.png")
-    print(f"{comparison.table()}\n\nwritten to {options.out}: compare.md, compare.json, compare.csv, compare.png")
+    run(options)
 
 
 def _network(path: Path) -> Any:

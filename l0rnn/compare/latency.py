@@ -12,7 +12,7 @@ from torch import nn
 
 from l0rnn.bench import benchmark
 from l0rnn.bench.report import BenchReport
-from l0rnn.compare.one_run import build
+from l0rnn.compare.configured_run import build
 from l0rnn.compare.plan import Plan
 from l0rnn.export import load_dense
 from l0rnn.sparse import NothingSparseError, sparse_form, stored_bytes

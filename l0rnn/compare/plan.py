@@ -1,4 +1,4 @@
-"""What a comparison consists of: one base configuration, and for each run what it changes of it."""
+"""What a comparison consists of: one base, a task or a configuration, and for each run what it changes of it."""
 
 from __future__ import annotations
 
@@ -6,16 +6,21 @@ import copy
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from l0rnn.compare.task import task_hash
+from l0rnn.compare.ways import METHODS, changes_of
+
 # `${dense:model}`: the directory of an earlier run's model; `${l0:encoder.l0}`: the units it kept on an axis
 REFERENCE = re.compile(r"\$\{([^:{}]+):([^{}]+)\}")
-KEYS = {"base", "runs", "quality", "final", "seeds", "grid", "headline", "threads"}
+OF_CONFIGURATIONS = {"base", "runs", "quality", "final", "seeds", "grid", "headline", "threads"}
+OF_TASKS = {"task", "methods", "densities", "epochs", "runs", "seeds"}
+CONFIGURED, TASK = "l0rnn.compare.configured_run:train_run", "l0rnn.compare.task_run:train_run"
 
 
 @dataclass(frozen=True)
@@ -48,14 +53,16 @@ class Plan:
     """A comparison, as its YAML says it.
 
     Attributes:
-        base: the configuration that all runs share, as ``l0rnn fit`` takes it.
+        base: what all runs share: a configuration as ``l0rnn fit`` takes it, or for a task what
+            `l0rnn.compare.task_run.train_run` takes.
         runs: in the order of the file, for each seed.
-        quality: the logged figure of validation that methods are chosen by; lower is better.
-        final: the logged figure of the test, which is looked at once, at the end.
+        quality: the figure of validation that methods are chosen by.
+        final: the figure of the test, which is looked at once, at the end; a task may have none.
         grid: pairs (batch, steps) at which latency is measured.
         headline: the one of them that the plot shows.
         threads: CPU threads of the latency measurement.
         name: that of its file, which the names of results begin with.
+        trainer: ``module:function`` that trains a run.
     """
 
     base: dict[str, Any]
@@ -66,6 +73,7 @@ class Plan:
     headline: tuple[int, int] = (1, 35)
     threads: int = 1
     name: str = "plan"
+    trainer: str = CONFIGURED
 
     def config(self, run: Run, results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         """The whole configuration of a run.
@@ -96,11 +104,57 @@ class Plan:
             name: {**result, "model": result.get("configuration") or result.get("model")}
             for name, result in results.items()
         }
-        return key_of(self.config(run, known))
+        config = self.config(run, known)
+        if "task" in config:  # the text counts, wherever the file is
+            config["task"] = task_hash(Path(config["task"]))
+        return key_of(config)
+
+
+def task_plan(
+    task: Path,
+    *,
+    methods: Sequence[Any] | Mapping[str, Any] = METHODS,
+    densities: Sequence[float] = (0.3, 0.1),
+    seeds: Sequence[int] = (1, 2, 3),
+    epochs: int | None = None,
+    runs: Mapping[str, Mapping[str, Any]] | None = None,
+    name: str | None = None,
+) -> Plan:
+    """The comparison of methods on a task: the runs of `l0rnn.compare.ways.changes_of`, for each seed.
+
+    Args:
+        task: the Python file, see `l0rnn.compare.task.Task`.
+        methods: names of methods, or name → name or ``class_path`` and ``init_args``.
+        densities: multiply-adds to keep, as fractions of the dense network's.
+        seeds: of weights, gates and the order of batches; several, or there is no interval.
+        epochs: how often the training data are gone through; what the task says if None.
+        runs: further runs, name → what each changes.
+        name: of the plan; that of the file if None.
+
+    Raises:
+        FileNotFoundError: if the task does not exist.
+        ValueError: if something is out of range.
+    """
+    task_hash(task)
+    if not isinstance(seeds, (list, tuple)) or not seeds or any(type(seed) is not int for seed in seeds):
+        raise ValueError(f"`seeds` must be a list of whole numbers, got {seeds!r}")
+    if len(set(seeds)) != len(seeds):
+        raise ValueError(f"`seeds` must differ from one another, got {list(seeds)}")
+    if epochs is not None and (type(epochs) is not int or epochs < 1):
+        raise ValueError(f"`epochs` must be a whole number > 0, got {epochs!r}")
+    changes = changes_of(methods, densities)
+    twice = set(changes) & set(runs or {})
+    if twice:
+        raise ValueError(f"`runs` must have names of their own, got {', '.join(sorted(twice))}")
+    changes |= {str(run): dict(changed or {}) for run, changed in (runs or {}).items()}
+    _check_references(changes)
+    base = {"task": str(task), "method": None, "widths": None, "epochs": epochs}
+    every = [Run(run, seed, changed) for seed in seeds for run, changed in changes.items()]
+    return Plan(base, every, quality="valid", final="test", grid=[], name=name or task.stem, trainer=TASK)
 
 
 def read_plan(path: Path) -> Plan:
-    """Read and check the YAML of a comparison.
+    """Read and check the YAML of a comparison, or take a task file (``.py``) with the settings of `task_plan`.
 
     Raises:
         FileNotFoundError: if the file or its base does not exist.
@@ -115,24 +169,28 @@ def read_plan(path: Path) -> Plan:
         >>> plan.config(plan.runs[0], {})["trainer"]
         {'max_epochs': 4}
     """
+    if path.suffix == ".py":
+        return task_plan(path)
     told = _yaml(path)
-    unknown = set(told) - KEYS
+    keys = OF_TASKS if "task" in told else OF_CONFIGURATIONS
+    unknown = set(told) - keys
     if unknown:
-        raise ValueError(f"{path} has unknown keys {', '.join(sorted(unknown))}; there are {', '.join(sorted(KEYS))}")
+        raise ValueError(f"{path} has unknown keys {', '.join(sorted(unknown))}; there are {', '.join(sorted(keys))}")
+    if "task" in told:
+        settings = {key: value for key, value in told.items() if key != "task"}
+        return task_plan(path.parent / str(told["task"]), **settings, name=path.stem)
     for key in ("base", "runs"):
         if not told.get(key):
-            raise ValueError(f"{path} must have `{key}`: the configuration that all runs share, and what each changes")
+            raise ValueError(
+                f"{path} must have `{key}`: the configuration that all runs share, and what each changes; or `task`, "
+                "a Python file"
+            )
     base = _yaml(path.parent / str(told["base"]))
     seeds = told.get("seeds", [1])
     if not isinstance(seeds, list) or not seeds or any(not isinstance(seed, int) for seed in seeds):
         raise ValueError(f"`seeds` must be a list of whole numbers, got {seeds!r}")
     runs = [Run(str(name), seed, dict(changes or {})) for seed in seeds for name, changes in told["runs"].items()]
-    known: set[str] = set()
-    for run in runs[: len(told["runs"])]:
-        missing = run.needs() - known
-        if missing:
-            raise ValueError(f"`runs`: {run.name!r} refers to {', '.join(sorted(missing))}, which must come before it")
-        known.add(run.name)
+    _check_references(told["runs"])
     grid = [_size(pair) for pair in told.get("grid", [[1, 1], [1, 35], [10, 30]])]
     headline = _size(told.get("headline", grid[min(1, len(grid) - 1)]))
     if headline not in grid:
@@ -141,6 +199,16 @@ def read_plan(path: Path) -> Plan:
     return Plan(
         base, runs, grid=grid, headline=headline, threads=int(told.get("threads", 1)), name=path.stem, **figures
     )
+
+
+def _check_references(changes: Mapping[str, Any]) -> None:
+    """Refuse a run that refers to one that does not come before it."""
+    known: set[str] = set()
+    for name, changed in changes.items():
+        missing = Run(str(name), 0, dict(changed or {})).needs() - known
+        if missing:
+            raise ValueError(f"`runs`: {name!r} refers to {', '.join(sorted(missing))}, which must come before it")
+        known.add(str(name))
 
 
 def key_of(config: Mapping[str, Any]) -> str:
@@ -229,11 +297,11 @@ def _looked_up(name: str, what: str, results: Mapping[str, Mapping[str, Any]]) -
     result = results.get(name)
     if result is None:
         raise ValueError(f"the run {name!r} has no result to refer to")
-    if what == "model":
-        return result["model"]
+    if what in ("model", "widths"):
+        return result[what]
     axis = next((axis for axis in what.split("|") if axis in result["widths"]), None)
     if axis is None:
         raise ValueError(
-            f"`${{{name}:{what}}}` must name `model` or an axis of {name!r}: {', '.join(result['widths'])}"
+            f"`${{{name}:{what}}}` must name `model`, `widths` or an axis of {name!r}: {', '.join(result['widths'])}"
         )
     return result["widths"][axis]

@@ -36,17 +36,21 @@ def plot_comparison(comparison: Comparison, path: Path) -> None:
     for axis, (title, of) in zip(axes[0], panels, strict=True):
         for row in rows:
             axis.scatter(of(row), row.quality, color=colours[row.method], marker=markers[row.method], s=46, zorder=3)
-        best = pareto([(of(row), row.quality) for row in rows])
+            if row.spread:
+                axis.errorbar(of(row), row.quality, yerr=row.spread, color=colours[row.method], linewidth=1, zorder=2)
+        sign = -1 if comparison.higher_is_better else 1
+        best = [(x, sign * y) for x, y in pareto([(of(row), sign * row.quality) for row in rows])]
         for row in rows:
             if (of(row), row.quality) in best:
                 axis.annotate(row.name, (of(row), row.quality), xytext=(5, 4), textcoords="offset points", fontsize=7)
         axis.step(*zip(*best, strict=True), where="post", color="#bbbbbb", linewidth=1, zorder=1)
-        axis.set(xscale="log", yscale="log", xlabel=title)
+        is_ratio = not comparison.higher_is_better and all(row.quality > 0 for row in rows)  # twice as much is a step
+        axis.set(xscale="log", yscale="log" if is_ratio else "linear", xlabel=title)
         axis.yaxis.set_major_formatter(ScalarFormatter())
         axis.yaxis.set_minor_formatter(ScalarFormatter())
         axis.grid(alpha=0.25, which="both")
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0][0].set_ylabel(f"{comparison.quality}, lower is better")
+    axes[0][0].set_ylabel(f"{comparison.quality}, {'higher' if comparison.higher_is_better else 'lower'} is better")
     handles = [
         Line2D([], [], color=colours[method], marker=markers[method], linestyle="", label=method) for method in methods
     ]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from l0rnn.compare.one_run import MODEL, RESULT
+from l0rnn.compare.outcome import RESULT, write_json
 from l0rnn.compare.plan import Plan, Run, folder_name, slug
 
 
@@ -25,11 +25,7 @@ def kept_name(plan: Plan, run: Run) -> str:
 def keep_result(plan: Plan, run: Run, result: Mapping[str, Any], kept: Path) -> None:
     """Write the result of a run to the folder of results, without the way to the folder of the runs."""
     result = {**result, "model": str(Path(*Path(result["model"]).parts[-3:]))}
-    kept.mkdir(parents=True, exist_ok=True)
-    path = kept / kept_name(plan, run)
-    aside = path.with_suffix(".new")
-    aside.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    aside.replace(path)
+    write_json(result, kept / kept_name(plan, run))
 
 
 def run_folder(plan: Plan, run: Run, earlier: Mapping[str, Mapping[str, Any]], out: Path) -> Path:
@@ -67,8 +63,9 @@ def _result(
             return None
     else:
         return None
-    if (folder / MODEL).is_dir():  # the folder may have been moved since
-        result["model"] = str(folder / MODEL)
+    model = folder / Path(result.get("model", "none")).name
+    if model.exists():  # the folder may have been moved since
+        result["model"] = str(model)
     return result
 
 
@@ -100,12 +97,24 @@ def results_table(plan: Plan, results: Mapping[tuple[str, int], Mapping[str, Any
         elif "error" in result:
             lines.append(table_row([title, f"failed: {str(result['error']).replace('|', '/')}", *[""] * 8]))
         else:
-            figures = [f"{result['quality']:.2f}", f"{result['final']:.2f}", units_kept(result)]
+            figures = [figure(result["quality"]), figure(result["final"]), units_kept(result)]
             sizes = [f"{result[key]:,}" for key in ("parameters", "parameters_without_embedding", "multiply_adds")]
             minutes = f"{result['training_seconds']['wall'] / 60:.1f}"
             kept = "" if whole is None else f"{result['multiply_adds'] / whole:.1%}"
             lines.append(table_row([title, *figures, *sizes, kept, minutes, str(result.get("device", ""))]))
     return "\n".join(lines)
+
+
+def figure(value: float | None) -> str:
+    """A figure as tables show it.
+
+    Example:
+        >>> figure(114.256), figure(0.05234), figure(None)
+        ('114.26', '0.0523', '')
+    """
+    if value is None or value != value:
+        return ""
+    return f"{value:.2f}" if abs(value) >= 1 else f"{value:.3g}"
 
 
 def units_kept(result: Mapping[str, Any]) -> str:

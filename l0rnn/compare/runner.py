@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -18,38 +15,38 @@ from typing import Any
 
 from tqdm import tqdm
 
-from l0rnn.compare.one_run import CONFIG, PROGRESS, RESULT, build
-from l0rnn.compare.plan import Plan, Run
+from l0rnn.compare.engines import Engine, Job, LocalEngine
+from l0rnn.compare.engines.engine import default_threads
+from l0rnn.compare.outcome import PAUSED, PROGRESS, RESULT
+from l0rnn.compare.plan import CONFIGURED, TASK, Plan, Run
+from l0rnn.compare.process import locked, write_order
 from l0rnn.compare.progress import Board, progress_line
 from l0rnn.compare.results import keep_result, missing_models, results_so_far, run_folder
+from l0rnn.compare.task import first_batch, load_task
+from l0rnn.compare.task_run import check_start, start
+from l0rnn.training.pruner import Pruner
 
-LOG = "log.txt"
 POLL = 0.5  # seconds between two looks at the running processes
-GRACE = 60.0  # seconds that a run has for its current step and its checkpoint when it is asked to stop
-# A training step frees and asks for the same few large tensors each time; glibc would give them back to the system and
-# have every page cleared again, which is a tenth to a fifth of the step of a language model. 32 MiB is its largest.
-KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "33554432", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
 
 
-@dataclass
-class _Process:
+@dataclass(frozen=True)
+class _Started:
     run: Run
-    folder: Path
-    process: subprocess.Popen[bytes]
-    log: Any
+    job: Job
+    handle: Any
 
 
 def run_all(
     plan: Plan,
     out: Path,
     *,
-    jobs: int = 1,
+    engine: Engine | None = None,
     threads: int | None = None,
     only: list[str] | None = None,
     seconds: float | None = None,
     kept: Path | None = None,
     extra: Sequence[str] = (),
-    module: str = "l0rnn.compare",
+    trainer: str | None = None,
     board: Board | None = None,
 ) -> dict[tuple[str, int], dict[str, Any]]:
     """Train what has no result yet; what was interrupted goes on from its last checkpoint.
@@ -60,14 +57,14 @@ def run_all(
     Args:
         plan: the comparison.
         out: folder; each run has its own in ``runs``, named after the run and a hash of its configuration.
-        jobs: trainings side by side.
-        threads: CPU threads of each; the cores divided by ``jobs`` if None.
+        engine: where runs are trained; on this machine, one after the other, if None.
+        threads: CPU threads of each run; the cores divided by the runs side by side if None.
         only: names of the runs to train; all if None. What they refer to is trained as well.
         seconds: time limit of this call; none if None.
         kept: folder to which each result is copied, and whose results of the same configuration count as done.
-        extra: arguments of Lightning's command line that belong to the machine, not to the experiment: they are no part
-            of a configuration's hash.
-        module: what ``python -m`` runs for each training, with the arguments and the result of ``l0rnn.compare``.
+        extra: arguments that belong to the machine, not to the experiment, such as ``--device=cuda``, or for a
+            configuration those of Lightning's command line: they are no part of a configuration's hash.
+        trainer: ``module:function`` that trains each run; the plan's if None.
         board: shows the progress.
 
     Returns:
@@ -75,11 +72,11 @@ def run_all(
 
     Raises:
         ValueError: if an argument is out of range or a configuration cannot be built; nothing is trained then.
+        FolderInUseError: if another process trains one of them in this folder.
         KeyboardInterrupt: after Ctrl-C or SIGTERM, when all runs have stopped.
     """
     deadline = None if seconds is None else time.monotonic() + seconds
-    if jobs < 1:
-        raise ValueError(f"`jobs` must be at least 1, got {jobs}")
+    engine = engine or LocalEngine()
     if seconds is not None and not seconds > 0:
         raise ValueError(f"`seconds` must be > 0, got {seconds}")
     names = {run.name for run in plan.runs}
@@ -87,11 +84,16 @@ def run_all(
     if unknown:
         raise ValueError(f"`only` must name runs of the comparison, got {', '.join(sorted(unknown))}")
     wanted = [run for run in plan.runs if only is None or run.name in _with_needed(plan, only)]
-    threads = threads or max(1, (os.cpu_count() or 1) // jobs)
     done = results_so_far(plan, out, kept)
-    _check(plan, wanted, done, extra)
-    place = _Place(out, jobs, threads, kept, tuple(extra), module)
-    return _Queue(plan, wanted, done, place, board or Board()).work(deadline)
+    _refuse_used_folders(plan, wanted, done, out)
+    check = {CONFIGURED: _check_configurations, TASK: _check_task}.get(plan.trainer)
+    if check is not None:
+        check(plan, [run for run in wanted if (run.name, run.seed) not in done], extra)
+    place = _Place(out, engine, threads or default_threads(engine.jobs), kept, tuple(extra), trainer or plan.trainer)
+    try:
+        return _Queue(plan, wanted, done, place, board or Board()).work(deadline)
+    finally:
+        engine.close()
 
 
 def _with_needed(plan: Plan, only: list[str]) -> set[str]:
@@ -104,10 +106,21 @@ def _with_needed(plan: Plan, only: list[str]) -> set[str]:
     return wanted
 
 
-def _check(plan: Plan, runs: list[Run], done: Mapping[tuple[str, int], Any], extra: Sequence[str]) -> None:
-    """Build every run that refers to no other and has no result, so that a mistake shows before hours of training."""
+def _refuse_used_folders(plan: Plan, runs: list[Run], done: Mapping[tuple[str, int], Any], out: Path) -> None:
+    for run in runs:
+        if not run.needs() and (run.name, run.seed) not in done:
+            folder = run_folder(plan, run, {}, out)
+            if folder.is_dir():
+                with locked(folder):
+                    pass
+
+
+def _check_configurations(plan: Plan, runs: list[Run], extra: Sequence[str]) -> None:
+    """Build every run that refers to no other, so that a mistake shows before hours of training."""
+    from l0rnn.compare.configured_run import build  # with Lightning, which a task does not need
+
     for run in tqdm(runs, desc="checking the configurations", leave=False, disable=None):
-        if run.needs() or (run.name, run.seed) in done:
+        if run.needs():
             continue
         config = plan.config(run, {})
         with tempfile.TemporaryDirectory() as folder:
@@ -117,6 +130,26 @@ def _check(plan: Plan, runs: list[Run], done: Mapping[tuple[str, int], Any], ext
                 raise ValueError(f"the configuration of {run.name!r} cannot be read; see above") from error
             except (ValueError, TypeError, OSError) as error:
                 raise ValueError(f"the run {run.name!r} cannot start: {_reason(error)}") from error
+
+
+def _check_task(plan: Plan, runs: list[Run], extra: Sequence[str]) -> None:
+    """Build the task once and attach every method, so that a mistake shows before hours of training."""
+    if not runs:
+        return
+    task = load_task(Path(plan.base["task"]))
+    task.first_figure()
+    batch = first_batch(task.loaders()["train"], "train")
+    if any("widths" in run.changes for run in runs):
+        check_start(task.network(), task)
+    first = runs[0].seed
+    for run in tqdm([run for run in runs if run.seed == first], desc="checking the runs", leave=False, disable=None):
+        if run.needs():
+            continue
+        network, method = start(plan.config(run, {}), task, batch)
+        try:
+            Pruner(network, method, task.inputs(batch), fixed=task.fixed, tied=task.tied)
+        except ValueError as error:
+            raise ValueError(f"the run {run.name!r} cannot start: {error}") from error
 
 
 def _reason(error: Exception) -> str:
@@ -130,11 +163,11 @@ class _Place:
     """Where and how runs are trained."""
 
     out: Path
-    jobs: int
+    engine: Engine
     threads: int
     kept: Path | None
     extra: tuple[str, ...]
-    module: str
+    trainer: str
 
 
 class _Queue:
@@ -146,7 +179,7 @@ class _Queue:
         self.plan, self.place, self.board = plan, place, board
         self.results = {key: result for key, result in done.items() if "error" not in result}
         self.waiting = [run for run in runs if (run.name, run.seed) not in self.results]
-        self.running: list[_Process] = []
+        self.running: list[_Started] = []
 
     def work(self, deadline: float | None) -> dict[tuple[str, int], dict[str, Any]]:
         """Start and wait, until nothing waits or runs, or time is up."""
@@ -159,40 +192,35 @@ class _Queue:
                     self._start()
                     time.sleep(POLL if deadline is None else max(0.0, min(POLL, deadline - time.monotonic())))
                     self._collect()
-                    self.board.show([_line(process, self.plan.quality) for process in self.running])
+                    self.board.show([_line(started, self.plan.quality) for started in self.running])
             finally:
                 self._stop()
                 self.board.show([])
         return self.results
 
     def _collect(self) -> None:
-        for done in [process for process in self.running if process.process.poll() is not None]:
-            self._finish(done)
+        for started in list(self.running):
+            status = self.place.engine.poll(started.handle)
+            if status is not None:
+                self._finish(started, status)
 
     def _stop(self) -> None:
         """Ask all runs to write a checkpoint and stop, and wait for them; one that has just ended counts."""
-        started = time.monotonic()
         self._collect()
-        for process in self.running:
-            process.process.terminate()
-        for process in self.running:
-            try:
-                process.process.wait(max(0.0, started + GRACE - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.process.kill()
-                process.process.wait()
-        for process in [process for process in self.running if process.process.returncode == 0]:
-            self._finish(process)
-        for process in self.running:
-            process.log.close()
+        if not self.running:
+            return
+        begun, engine = time.monotonic(), self.place.engine
+        engine.stop([started.handle for started in self.running])
+        for started in [started for started in self.running if engine.poll(started.handle) == 0]:
+            self._finish(started, 0)
         if self.running:
-            seconds = time.monotonic() - started
+            seconds = time.monotonic() - begun
             self.board.say(f"{len(self.running)} runs stopped in {seconds:.1f} s; the next call goes on from there")
         self.running = []
 
     def _start(self) -> None:
         for run in list(self.waiting):
-            if len(self.running) >= self.place.jobs:
+            if len(self.running) >= self.place.engine.jobs:
                 return
             earlier = {name: result for (name, seed), result in self.results.items() if seed == run.seed}
             failed = [name for name in run.needs() if "error" in earlier.get(name, {})]
@@ -208,33 +236,31 @@ class _Queue:
                 else:
                     self.running.append(self._started(run, earlier))
 
-    def _started(self, run: Run, earlier: Mapping[str, Mapping[str, Any]]) -> _Process:
+    def _started(self, run: Run, earlier: Mapping[str, Mapping[str, Any]]) -> _Started:
         plan, place = self.plan, self.place
-        folder = run_folder(plan, run, earlier, place.out)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / PROGRESS).unlink(missing_ok=True)
-        (folder / CONFIG).write_text(json.dumps(plan.config(run, earlier)), encoding="utf-8")  # JSON is YAML
-        log = (folder / LOG).open("ab")
-        arguments = [str(folder), plan.quality, plan.final, plan.key(run, earlier), *place.extra]
-        environment = {**os.environ, **KEEP_MEMORY, "OMP_NUM_THREADS": str(place.threads)}
-        command = [sys.executable, "-m", place.module, *arguments]
-        # in a session of its own: Ctrl-C in the terminal is for the queue, which asks each run once
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
-        return _Process(run, folder, process, log)
+        job = Job(run.title, run_folder(plan, run, earlier, place.out), place.threads)
+        job.folder.mkdir(parents=True, exist_ok=True)
+        (job.folder / PROGRESS).unlink(missing_ok=True)
+        told = {"quality": plan.quality, "final": plan.final, "key": plan.key(run, earlier), "extra": place.extra}
+        write_order(job.folder, place.trainer, plan.config(run, earlier), **told)
+        return _Started(run, job, place.engine.start(job))
 
-    def _finish(self, done: _Process) -> None:
+    def _finish(self, done: _Started, status: int) -> None:
         self.running.remove(done)
-        done.log.close()
-        path = done.folder / RESULT
-        if done.process.returncode == 0 and path.is_file():
+        if status == PAUSED:  # somebody else asked it to stop, such as a machine that goes down
+            self.board.say(f"{done.run.title}: stopped from outside, and goes on from its checkpoint")
+            self.waiting.insert(0, done.run)
+            return
+        path = done.job.folder / RESULT
+        if status == 0 and path.is_file():
             result = json.loads(path.read_text(encoding="utf-8"))
             if self.place.kept is not None:
                 keep_result(self.plan, done.run, result, self.place.kept)
             figures = f"{self.plan.quality} {result['quality']:.4g}, density {result['density']:.3f}"
             self.board.say(f"{done.run.title}: {figures}, {result['training_seconds']['wall']:.0f} s")
         else:
-            result = {"error": _last_words(done)}
-            self.board.say(f"{done.run.title}: failed, {result['error']} (see {done.folder / LOG})")
+            result = {"error": _last_words(done.job, status)}
+            self.board.say(f"{done.run.title}: failed, {result['error']} (see {done.job.log})")
         self.results[done.run.name, done.run.seed] = result
 
 
@@ -251,15 +277,15 @@ def _terminated_like_interrupted() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _line(process: _Process, quality: str) -> str:
+def _line(started: _Started, quality: str) -> str:
     try:
-        progress = json.loads((process.folder / PROGRESS).read_text())
+        progress = json.loads((started.job.folder / PROGRESS).read_text())
     except (OSError, ValueError):
         progress = None
-    return progress_line(process.run.title, progress, quality)
+    return progress_line(started.run.title, progress, quality)
 
 
-def _last_words(process: _Process) -> str:
-    lines = (process.folder / LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    code = process.process.returncode
-    return lines[-1][:300] if lines and code > 0 else f"ended with status {code}"
+def _last_words(job: Job, status: int) -> str:
+    text = job.log.read_text(encoding="utf-8", errors="replace") if job.log.is_file() else ""
+    lines = text.strip().splitlines()
+    return lines[-1][:300] if lines and status > 0 else f"ended with status {status}"

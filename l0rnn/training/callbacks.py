@@ -13,6 +13,8 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 from torch import nn
 
+from l0rnn.training.resuming import Paused
+
 
 class ScaleDropout(Callback):
     """Lets dropout fall with the network: from its own rate when dense to ``final`` when nothing is left.
@@ -135,10 +137,6 @@ class WriteProgress(Callback):
             aside = self.path.with_suffix(".new")
             aside.write_text(json.dumps({**place, "steps_per_second": rate, **known}))
             aside.replace(self.path)
-
-
-class Paused(Exception):  # noqa: N818 - nothing went wrong
-    """Raised out of `Trainer.fit` by `PauseOnSignal`, after its checkpoint has been written."""
 
 
 class PauseOnSignal(Callback):

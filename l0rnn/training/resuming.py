@@ -14,6 +14,10 @@ from l0rnn.foreign_text import printable
 from l0rnn.training.checkpoint_file import read_header
 
 
+class Paused(Exception):  # noqa: N818 - nothing went wrong
+    """A training was asked to stop, and has written a checkpoint to go on from."""
+
+
 def random_state() -> dict[str, Any]:
     """The state of the random number generators of torch."""
     state: dict[str, Any] = {"cpu": torch.get_rng_state()}

@@ -1,18 +1,14 @@
-"""Train one run of a plan by captured steps instead of Lightning's loop, in a process of its own.
+"""Train one run of a plan by captured steps instead of Lightning's loop.
 
-    python -m recipes.penn_treebank.captured_run FOLDER QUALITY FINAL KEY …
-
-The arguments, the configuration and the result are those of ``python -m l0rnn.compare``. What differs is the loop:
-learning rate, dropout, the target of a budget, the removal of closed units and the average of the weights are looked at
-every so many steps and not at each one, and between these looks a GPU is left alone with captured steps
-(`CapturedSteps`).
+The configuration and the result are those of `l0rnn.compare.configured_run`. What differs is the loop: learning rate,
+dropout, the target of a budget, the removal of closed units and the average of the weights are looked at every so many
+steps and not at each one, and between these looks a GPU is left alone with captured steps (`CapturedSteps`).
 """
 
 from __future__ import annotations
 
 import math
 import os
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +17,8 @@ from typing import Any
 from lightning.pytorch.callbacks import ModelCheckpoint, ModelSummary
 from lightning.pytorch.cli import SaveConfigCallback
 
-from l0rnn.compare.one_run import build, device_name, main, write_result
+from l0rnn.compare.configured_run import build, write_result
+from l0rnn.compare.outcome import device_name
 from l0rnn.cost.cost import cost
 from l0rnn.methods import METHODS
 from l0rnn.training import AverageLate
@@ -44,7 +41,7 @@ def train_run(
     extra: Sequence[str] = (),
     key: str | None = None,
 ) -> dict[str, Any]:
-    """Train from a configuration, or go on where an earlier call was stopped; as `l0rnn.compare.one_run.train_run`.
+    """Train from a configuration, or go on where an earlier call was stopped; as `l0rnn.compare.configured_run.train_run`.
 
     Raises:
         Paused: if the process was asked to stop by a signal; a checkpoint has been written.
@@ -103,7 +100,3 @@ def check(model: Any, trainer: Any, rounded: str) -> None:
             raise ValueError(f"`trainer.{name}` must be {wanted} for captured steps, got {getattr(trainer, name)}")
     if trainer.max_epochs is None or trainer.max_epochs < 1 or trainer.max_steps != -1:
         raise ValueError("the length must be given as `trainer.max_epochs`, and not in steps, for captured steps")
-
-
-if __name__ == "__main__":
-    sys.exit(main(train_run, sys.argv[1:]))

@@ -13,10 +13,9 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_map
 
-from l0rnn.compare.one_run import PROGRESS
+from l0rnn.compare.outcome import PROGRESS
 from l0rnn.training import AverageLate, PrunableModule, RemoveClosedUnits, ScaleDropout
-from l0rnn.training.callbacks import Paused
-from l0rnn.training.resuming import set_random_state
+from l0rnn.training.resuming import Paused, set_random_state
 from recipes.penn_treebank.captured_steps import CapturedSteps
 from recipes.penn_treebank.train import perplexity
 

@@ -16,10 +16,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from l0rnn.compare import read_plan, run_all
+from l0rnn.compare.engines import LocalEngine
 from l0rnn.compare.results import results_so_far, results_table
 from recipes.penn_treebank.captured_run import ROUNDED
 from recipes.penn_treebank.captured_steps import PRODUCTS
 
+CAPTURED = "recipes.penn_treebank.captured_run:train_run"
 RESULTS = Path(__file__).parent / "results"
 INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
 
@@ -40,13 +42,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         trained = run_all(
             plan,
             options.out,
-            jobs=options.jobs,
+            engine=LocalEngine(options.jobs),
             threads=options.threads,
             only=options.only,
             seconds=None if options.minutes is None else options.minutes * 60,
             kept=options.results,
             extra=extra,
-            module="recipes.penn_treebank.captured_run" if options.captured else "l0rnn.compare",
+            trainer=CAPTURED if options.captured else None,
         )
         failed = {key: result for key, result in trained.items() if "error" in result}
     except KeyboardInterrupt:

@@ -53,7 +53,7 @@ def main() -> None:
         data_dir=options.data_dir,
         train_tokens=options.train_tokens,
     )
-    results = run_all(plan, options.runs, jobs=1, threads=options.threads)
+    results = run_all(plan, options.runs, threads=options.threads)
     rows = compared({name: result for (name, _), result in results.items()})
     method, versions = METHOD["init_args"], results[DENSE, plan.runs[0].seed]["versions"]
     told = {"rows": rows, "method": method, "every": options.every, "versions": versions}

@@ -15,8 +15,9 @@ from lightning import Callback
 from l0rnn.bench.report import BenchReport, BenchRow
 from l0rnn.cli import main
 from l0rnn.compare import Comparison, Plan, Run, read_plan, run_all, write_comparison
+from l0rnn.compare.configured_run import RESULT, train_run
+from l0rnn.compare.engines import LocalEngine
 from l0rnn.compare.latency import measure
-from l0rnn.compare.one_run import RESULT, train_run
 from l0rnn.compare.plan import folder_name, key_of
 from l0rnn.compare.plot import pareto, plot_comparison
 from l0rnn.compare.report import compare
@@ -140,7 +141,7 @@ def test_files_that_are_not_there_or_not_yaml_are_refused(tmp_path: Path) -> Non
 
 def test_a_reference_must_name_an_axis_of_a_run_that_has_a_result() -> None:
     plan = Plan(base(), [Run("small", 1, {"model.init_args.hidden_size": "${l0:nothing}"})])
-    with pytest.raises(ValueError, match="must name `model` or an axis of 'l0': encoder.l0"):
+    with pytest.raises(ValueError, match="must name `model`, `widths` or an axis of 'l0': encoder.l0"):
         plan.config(plan.runs[0], {"l0": {"widths": {"encoder.l0": 3}, "model": ""}})
     with pytest.raises(ValueError, match="the run 'l0' has no result"):
         plan.config(plan.runs[0], {})
@@ -173,7 +174,7 @@ def test_runs_side_by_side_are_trained_once_and_failures_are_shown(
     }
     path = written(tmp_path, runs)
     out = tmp_path / "out"
-    command = ["compare", "--config", str(path), "--out", str(out), "--jobs", "2", "--threads", "1"]
+    command = ["compare", str(path), "--out", str(out), "--jobs", "2", "--threads", "1"]
     assert main([*command, "--seconds", "0.01"]) == 0
     comparison = Comparison.from_json((out / "compare.json").read_text())
     rows = {row.name: row for row in comparison.rows}
@@ -234,7 +235,7 @@ def test_a_figure_that_is_not_logged_and_a_run_that_cannot_start_are_refused(tmp
     with pytest.raises(ValueError, match="`only` must name runs of the comparison, got none"):
         run_all(plan, tmp_path / "out", only=["none"])
     with pytest.raises(ValueError, match="`jobs` must be at least 1, got 0"):
-        run_all(plan, tmp_path / "out", jobs=0)
+        run_all(plan, tmp_path / "out", engine=LocalEngine(0))
     with pytest.raises(ValueError, match="at least one run that did not fail"):
         measure(plan, {("dense", 1): {"error": "it is gone"}})
 
@@ -274,7 +275,7 @@ def test_rows_are_means_over_seeds_and_the_best_form_counts(tmp_path: Path) -> N
     latency = bench(**{"dense · dense": 4.0, "sparse · dense": 4.0, "sparse · CSR": 2.0})
     comparison = compare(plan, results, latency, {"dense": {"dense": 100}, "sparse": {"dense": 100, "CSR": 30}})
     rows = {row.name: row for row in comparison.rows}
-    assert (rows["dense"].quality, rows["dense"].spread, rows["dense"].seeds) == (12.0, 4.0, 2)
+    assert (rows["dense"].quality, rows["dense"].spread, rows["dense"].seeds) == (12.0, pytest.approx(8**0.5), 2)
     assert (rows["sparse"].form, rows["sparse"].bytes) == ("CSR", 30)
     assert (rows["dense"].density, rows["sparse"].density) == (1.0, 0.25)
     assert rows["sparse"].milliseconds == {"1 x 1": 2.0}

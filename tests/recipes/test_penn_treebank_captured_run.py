@@ -15,13 +15,13 @@ import torch
 from safetensors.torch import load_file
 
 from l0rnn import Budget, Dense, L0GatedLSTM, Method
-from l0rnn.compare import one_run
+from l0rnn.compare import configured_run
 from l0rnn.cost.cost import cost, masked_cost
 from l0rnn.export import save_dense
 from l0rnn.language.language_model import LanguageModel
 from l0rnn.methods import GradualMagnitude, GroupLasso, L0Gates
 from l0rnn.surgery.shrink import operate
-from l0rnn.training.callbacks import Paused
+from l0rnn.training.resuming import Paused
 from l0rnn.training.shrunken import ShrunkenLanguageModel
 from recipes.penn_treebank import captured_run, captured_training, queue
 from recipes.penn_treebank.captured_steps import PRODUCTS, CapturedSteps, products
@@ -56,7 +56,7 @@ def test_a_dense_training_is_lightnings(tmp_path: Path) -> None:
     config = base()
     config["model"]["init_args"].update(dropout=0.0, decay=0.5, flat_epochs=1)
     config["trainer"]["gradient_clip_val"] = 0.1
-    theirs = one_run.train_run(config, tmp_path / "lightning", **FIGURES)
+    theirs = configured_run.train_run(config, tmp_path / "lightning", **FIGURES)
     ours = captured_run.train_run(config, tmp_path / "captured", **FIGURES)
     assert ours["quality"] == pytest.approx(theirs["quality"], abs=1e-3)  # perplexity is rounded to three decimals
     assert ours["final"] == pytest.approx(theirs["final"], abs=1e-3)
@@ -101,7 +101,7 @@ def test_the_average_is_what_is_evaluated_and_kept(tmp_path: Path, monkeypatch: 
     config = base()
     config["model"]["init_args"]["dropout"] = 0.0
     config = with_callbacks(config, {**AVERAGE, "init_args": {"start": 0.3, "patience": None}})
-    theirs = one_run.train_run(config, tmp_path / "lightning", **FIGURES)
+    theirs = configured_run.train_run(config, tmp_path / "lightning", **FIGURES)
     ours = captured_run.train_run(config, tmp_path / "captured", **FIGURES)
     assert ours["quality"] == pytest.approx(theirs["quality"], abs=1e-3)
     assert ours["history"][-1]["valid/perplexity"] == pytest.approx(ours["quality"], abs=1e-3)

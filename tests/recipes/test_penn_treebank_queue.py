@@ -17,9 +17,9 @@ import yaml
 from lightning import Callback
 
 from l0rnn.compare import read_plan
-from l0rnn.compare.one_run import train_run
+from l0rnn.compare.configured_run import train_run
 from l0rnn.compare.results import results_so_far
-from l0rnn.training.callbacks import Paused
+from l0rnn.training.resuming import Paused
 from recipes.penn_treebank import queue
 from tests.compare.test_compare import L0, METHOD, base
 

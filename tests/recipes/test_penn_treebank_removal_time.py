@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from l0rnn.compare import Plan
-from l0rnn.compare.one_run import RESULT, train_run
+from l0rnn.compare.configured_run import RESULT, train_run
 from l0rnn.compare.plan import folder_name
 from recipes.penn_treebank import removal_time
 from recipes.penn_treebank.removal_time import BASE, DENSE, REMOVED, STAYING, compared, make_plan

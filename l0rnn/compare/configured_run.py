@@ -1,27 +1,19 @@
-"""Train one run of a comparison, shrink it, evaluate it, and write down what came out."""
+"""Train one run from a configuration of Lightning's command line, shrink it, and write down what came out."""
 
 from __future__ import annotations
 
-import json
-import math
-import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
-from l0rnn.cost.cost import Cost, cost, masked_cost
+from l0rnn.compare.outcome import CONFIG, MODEL, PROGRESS, RESULT, check_figure, device_name, sizes, write_json
+from l0rnn.cost.cost import Cost, cost
 from l0rnn.export import save_dense
-from l0rnn.recurrent.nested import moved_to
 from l0rnn.surgery.shrink import operate
-from l0rnn.tracing.trace import trace
-from l0rnn.training.callbacks import Paused, PauseOnSignal, WriteProgress
+from l0rnn.training.callbacks import PauseOnSignal, WriteProgress
 from l0rnn.training.configuration import build_run, last_checkpoint, training_seconds
-
-RESULT, MODEL, CONFIG, PROGRESS = "result.json", "model", "config.yaml", "progress.json"
-PAUSED = 75  # exit status of a run that was asked to stop; EX_TEMPFAIL of sysexits.h
 
 
 def train_run(
@@ -95,57 +87,19 @@ def write_result(
         ValueError: if one of the two figures is missing.
         FloatingPointError: if it is not finite.
     """
-    for name in (quality, final):
-        if name not in figures:
-            raise ValueError(f"{name!r} must be a figure that the model logs, got {', '.join(figures)}")
-        if not math.isfinite(figures[name]):
-            raise FloatingPointError(f"{name!r} is {figures[name]} at the end of the training; lower the learning rate")
+    best, last = check_figure(quality, figures), check_figure(final, figures)
     surgery = operate(model.eval())
     save_dense(surgery.network, folder / MODEL, overwrite=True)
-    masks = model.method.masks()
-    device = next(surgery.network.parameters()).device
-    units = trace(surgery.network, moved_to(model.example_input_array, device))
-    kept = masked_cost(units, masks) if masks else cost(units)
-    # a dense module without example inputs is not traced before its training
-    density = kept.multiply_adds / whole.multiply_adds if whole.multiply_adds else 1.0
     result = {
-        "quality": figures[quality],
-        "final": figures[final],
+        "quality": best,
+        "final": last,
         "figures": dict(figures),
-        "parameters": kept.parameters,
-        "parameters_without_embedding": kept.parameters_without_embedding,
-        "multiply_adds": kept.multiply_adds,
-        "density": density,
-        "widths": {axis: kept_units for axis, (kept_units, _) in surgery.widths.items()},
-        "block": block_of(model.method) if masks else None,
-        "has_zeros": bool(masks),
-        "max_abs_difference": surgery.max_abs_difference,
-        "not_pruned": surgery.untouched if not masks else whole_parameters(model.network, masks),
-        "method": type(model.method).__name__,
+        **sizes(surgery, model.network, model.method, whole, model.example_input_array),
         "model": str(folder / MODEL),
-        "versions": {"torch": torch.__version__, "threads": torch.get_num_threads()},
         **told,
     }
-    aside = folder / f"{RESULT}.new"
-    aside.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    aside.replace(folder / RESULT)
+    write_json(result, folder / RESULT)
     return result
-
-
-def main(train: Callable[..., Any], arguments: Sequence[str]) -> int:
-    """Train the configuration in a folder, as the queue asks a process to; the exit status is `PAUSED` if told to stop.
-
-    Args:
-        train: `train_run`, or another loop with its arguments.
-        arguments: folder, names of the two figures, key, and what is passed on to Lightning's command line.
-    """
-    folder, quality, final, key, *extra = arguments
-    config = yaml.safe_load((Path(folder) / CONFIG).read_text(encoding="utf-8"))
-    try:
-        train(config, Path(folder), quality=quality, final=final, key=key, extra=extra)
-    except Paused:
-        return PAUSED
-    return 0
 
 
 def build(config: Mapping[str, Any], folder: Path, *, extra: Sequence[str] = ()) -> tuple[Any, Any, Any]:
@@ -153,19 +107,3 @@ def build(config: Mapping[str, Any], folder: Path, *, extra: Sequence[str] = ())
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).write_text(yaml.safe_dump(dict(config), sort_keys=False), encoding="utf-8")
     return build_run(folder / CONFIG, folder, extra=extra)
-
-
-def device_name(device: torch.device) -> str:
-    """What a training ran on: the name of the card, or the kind of processor."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-
-
-def block_of(method: Any) -> int | None:
-    """Side of the square blocks that a method prunes, or None."""
-    block = getattr(method, "block", None)
-    return block[0] if isinstance(block, tuple) and block[0] == block[1] > 1 else None
-
-
-def whole_parameters(network: torch.nn.Module, masks: Mapping[str, Any]) -> dict[str, str]:
-    """The parameters without a mask, with the reason."""
-    return {name: "it has no mask" for name, _ in network.named_parameters() if name not in masks}
