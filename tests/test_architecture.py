@@ -24,6 +24,7 @@ LONG_FILES: dict[str, str] = {}
 # file → why so little that one other file alone uses is a file; one that has grown, or has other users, must leave this
 SMALL_FILES: dict[str, str] = {
     "l0rnn/models/g2p.py": "it needs NumPy alone, so that it can be copied beside weights",
+    "l0rnn/compare/differences.py": "recipes use the interval on figures of their own",
     "l0rnn/methods/dense.py": "each method is a file, and this one does nothing",
     "l0rnn/export/open_streamer.py": "it picks among streamers of several files, so it stands above all of them",
 }

@@ -8,7 +8,8 @@ from typing import Any
 
 import yaml
 
-from l0rnn.compare.outcome import CONFIG, MODEL, PROGRESS, RESULT, check_figure, device_name, sizes, write_json
+from l0rnn.compare.engines.engine import RESULT
+from l0rnn.compare.outcome import CONFIG, MODEL, PROGRESS, check_figure, device_name, sizes, write_json
 from l0rnn.cost.cost import Cost, cost
 from l0rnn.export import save_dense
 from l0rnn.surgery.shrink import operate

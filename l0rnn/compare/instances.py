@@ -1,4 +1,4 @@
-"""Methods as a plan says them: a name, or ``class_path`` and ``init_args``, with ``${density}`` where a density goes."""
+"""Methods as a plan says them: a name, or ``class_path`` and ``init_args``, with ``${density}`` for a density."""
 
 from __future__ import annotations
 

@@ -18,8 +18,7 @@ from l0rnn.recurrent.nested import moved_to
 from l0rnn.surgery.shrink import Surgery
 from l0rnn.tracing.trace import trace
 
-RESULT, MODEL, CONFIG, PROGRESS = "result.json", "model", "config.yaml", "progress.json"
-PAUSED = 75  # exit status of a run that was asked to stop; EX_TEMPFAIL of sysexits.h
+MODEL, CONFIG, PROGRESS = "model", "config.yaml", "progress.json"
 
 
 def sizes(surgery: Surgery, network: nn.Module, method: Method, whole: Cost, example_inputs: Any) -> dict[str, Any]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import importlib
 import json
 import os
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,10 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from l0rnn.compare.outcome import PAUSED, write_json
+from l0rnn.compare.engines.engine import PAUSED
+from l0rnn.compare.outcome import write_json
 from l0rnn.training.resuming import Paused
 
 ORDER, LOCK = "run.json", "lock"
+PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 WAIT = 30.0  # seconds that a run waits for another process that is just leaving its folder, as on a node that died
 
 
@@ -53,10 +57,12 @@ def main(arguments: Sequence[str], wait: float = WAIT) -> int:
     """Train what a folder's order says; the exit status is `PAUSED` if told to stop.
 
     Args:
-        arguments: the folder.
+        arguments: the folder; and ``--with-parent`` to be asked to stop, too, when the process that started this dies.
         wait: seconds to wait for another process to leave it.
     """
     folder = Path(arguments[0])
+    if "--with-parent" in arguments:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     order = json.loads((folder / ORDER).read_text(encoding="utf-8"))
     with locked(folder, wait=wait):
         train = named(order.pop("trainer"))

@@ -181,8 +181,9 @@ def _row(
     if not good:
         return Row(name, error=errors[0])
     milliseconds, speedup, forms = {}, {}, {}
-    for batch, steps in plan.grid if bench is not None and name in sizes else ():
-        rows = [row for row in bench.rows if row.is_best and (row.batch, row.steps) == (batch, steps)]
+    timed = bench.rows if bench is not None and name in sizes else ()
+    for batch, steps in plan.grid if timed else ():
+        rows = [row for row in timed if row.is_best and (row.batch, row.steps) == (batch, steps)]
         ours = [row for row in rows if row.network.rpartition(" · ")[0] == name]
         best = min(ours, key=lambda row: row.milliseconds)
         size = _size((batch, steps))

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from l0rnn.compare.outcome import RESULT, write_json
+from l0rnn.compare.engines.engine import RESULT
+from l0rnn.compare.outcome import write_json
 from l0rnn.compare.plan import Plan, Run, folder_name, slug
 
 

@@ -9,15 +9,15 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from l0rnn.compare.engines import Engine, Job, LocalEngine
-from l0rnn.compare.engines.engine import default_threads
-from l0rnn.compare.outcome import PAUSED, PROGRESS, RESULT
+from l0rnn.compare.engines.engine import PAUSED, RESULT, default_threads
+from l0rnn.compare.outcome import PROGRESS
 from l0rnn.compare.plan import CONFIGURED, TASK, Plan, Run
 from l0rnn.compare.process import locked, write_order
 from l0rnn.compare.progress import Board, progress_line
@@ -48,6 +48,7 @@ def run_all(
     extra: Sequence[str] = (),
     trainer: str | None = None,
     board: Board | None = None,
+    is_checked: bool = False,
 ) -> dict[tuple[str, int], dict[str, Any]]:
     """Train what has no result yet; what was interrupted goes on from its last checkpoint.
 
@@ -57,7 +58,7 @@ def run_all(
     Args:
         plan: the comparison.
         out: folder; each run has its own in ``runs``, named after the run and a hash of its configuration.
-        engine: where runs are trained; on this machine, one after the other, if None.
+        engine: where runs are trained; on this machine, one after the other, if None. Its owner closes it.
         threads: CPU threads of each run; the cores divided by the runs side by side if None.
         only: names of the runs to train; all if None. What they refer to is trained as well.
         seconds: time limit of this call; none if None.
@@ -66,6 +67,7 @@ def run_all(
             configuration those of Lightning's command line: they are no part of a configuration's hash.
         trainer: ``module:function`` that trains each run; the plan's if None.
         board: shows the progress.
+        is_checked: whether `check_runs` need not be called any more.
 
     Returns:
         (name, seed) → result of every finished run, ``{"error": …}`` for those that failed.
@@ -86,14 +88,10 @@ def run_all(
     wanted = [run for run in plan.runs if only is None or run.name in _with_needed(plan, only)]
     done = results_so_far(plan, out, kept)
     _refuse_used_folders(plan, wanted, done, out)
-    check = {CONFIGURED: _check_configurations, TASK: _check_task}.get(plan.trainer)
-    if check is not None:
-        check(plan, [run for run in wanted if (run.name, run.seed) not in done], extra)
+    if not is_checked:
+        check_runs(replace(plan, runs=[run for run in wanted if (run.name, run.seed) not in done]), extra)
     place = _Place(out, engine, threads or default_threads(engine.jobs), kept, tuple(extra), trainer or plan.trainer)
-    try:
-        return _Queue(plan, wanted, done, place, board or Board()).work(deadline)
-    finally:
-        engine.close()
+    return _Queue(plan, wanted, done, place, board or Board()).work(deadline)
 
 
 def _with_needed(plan: Plan, only: list[str]) -> set[str]:
@@ -115,8 +113,22 @@ def _refuse_used_folders(plan: Plan, runs: list[Run], done: Mapping[tuple[str, i
                     pass
 
 
+def check_runs(plan: Plan, extra: Sequence[str] = ()) -> None:
+    """Build the runs of a plan that refer to no other, so that a mistake shows before hours of training.
+
+    Args:
+        plan: the comparison.
+        extra: as in `run_all`.
+
+    Raises:
+        ValueError: if one cannot start; it says which and why.
+    """
+    check = {CONFIGURED: _check_configurations, TASK: _check_task}.get(plan.trainer)
+    if check is not None and plan.runs:
+        check(plan, plan.runs, extra)
+
+
 def _check_configurations(plan: Plan, runs: list[Run], extra: Sequence[str]) -> None:
-    """Build every run that refers to no other, so that a mistake shows before hours of training."""
     from l0rnn.compare.configured_run import build  # with Lightning, which a task does not need
 
     for run in tqdm(runs, desc="checking the configurations", leave=False, disable=None):
@@ -133,9 +145,7 @@ def _check_configurations(plan: Plan, runs: list[Run], extra: Sequence[str]) -> 
 
 
 def _check_task(plan: Plan, runs: list[Run], extra: Sequence[str]) -> None:
-    """Build the task once and attach every method, so that a mistake shows before hours of training."""
-    if not runs:
-        return
+    """Build the task once, and attach every method."""
     task = load_task(Path(plan.base["task"]))
     task.first_figure()
     batch = first_batch(task.loaders()["train"], "train")

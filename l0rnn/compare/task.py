@@ -205,7 +205,7 @@ def task_hash(path: Path) -> str:
 
 
 def _module(path: Path) -> ModuleType:
-    # registered under a name of its own, so that what its classes pickle finds them; what lies beside it can be imported
+    # under a name of its own, so that what pickles its classes finds them; what lies beside it can be imported
     name = f"l0rnn_task_{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:6]}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:

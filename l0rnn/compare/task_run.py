@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from l0rnn.compare.engines.engine import RESULT
 from l0rnn.compare.instances import instance
-from l0rnn.compare.outcome import MODEL, PROGRESS, RESULT, check_figure, device_name, sizes, write_json
+from l0rnn.compare.outcome import MODEL, PROGRESS, check_figure, device_name, sizes, write_json
 from l0rnn.compare.task import Task, first_batch, load_task
 from l0rnn.cost.cost import cost
 from l0rnn.methods.method import Method
@@ -66,6 +67,8 @@ def train_run(
         training.run(asked)
     result = training.finish(quality, final) | {"seed": config["seed_everything"], "configuration": key}
     result |= {"config": dict(config)}
+    if config.get("widths") is not None:  # by the names that the axes have in the whole network
+        result["widths"] = dict(config["widths"])
     write_json(result, folder / RESULT)
     (folder / CHECKPOINT).unlink(missing_ok=True)
     return result
@@ -181,11 +184,8 @@ class TaskTraining:
                 loss = self._step(moved_to(batch, self.device))
                 self.batch += 1
                 self._tell(loss)
-                if asked.is_set():
-                    self.save()
-                    raise Paused(f"paused after step {self.step}; {self.folder / CHECKPOINT} goes on from there")
-                if time.monotonic() - self._saved >= SAVED:
-                    self.save()
+                if self.batch < self.batches:  # after the last one, the scheduler's step comes first
+                    self._pause_if(asked)
             if self.batch < self.batches:
                 raise ValueError(
                     f"`data()['train']` must give as many batches in every epoch, got {self.batches} and {self.batch}"
@@ -193,6 +193,14 @@ class TaskTraining:
             if self.scheduler is not None:
                 self.scheduler.step()
             self.epoch, self.batch = self.epoch + 1, 0
+            self.save()
+            self._pause_if(asked)
+
+    def _pause_if(self, asked: threading.Event) -> None:
+        if asked.is_set():
+            self.save()
+            raise Paused(f"paused after step {self.step}; {self.folder / CHECKPOINT} goes on from there")
+        if time.monotonic() - self._saved >= SAVED:
             self.save()
 
     def _rest_of_epoch(self) -> Iterator[Any]:
@@ -314,7 +322,7 @@ def seed_all(seed: int, epoch: int = 0, loader: Any = None) -> None:
     np.random.seed(mixed)
     random.seed(mixed)
     for part in (loader, getattr(loader, "sampler", None)):
-        generator = getattr(part, "generator", None)
+        generator: Any = getattr(part, "generator", None)
         if isinstance(generator, torch.Generator):
             generator.manual_seed(mixed)
 

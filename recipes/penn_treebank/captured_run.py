@@ -41,7 +41,7 @@ def train_run(
     extra: Sequence[str] = (),
     key: str | None = None,
 ) -> dict[str, Any]:
-    """Train from a configuration, or go on where an earlier call was stopped; as `l0rnn.compare.configured_run.train_run`.
+    """Train from a configuration, or go on where an earlier call was stopped; as `configured_run.train_run`.
 
     Raises:
         Paused: if the process was asked to stop by a signal; a checkpoint has been written.

@@ -23,6 +23,7 @@ from lightning import Trainer
 from l0rnn.surgery.shrink import operate
 from l0rnn.training.callbacks import PauseOnSignal
 from l0rnn.training.configuration import build_run, last_checkpoint, training_seconds
+from l0rnn.training.resuming import Paused
 from l0rnn.version import __version__
 from recipes.squad.articles import find_squad, read_squad
 from recipes.squad.averaging import AverageWeights, TimeLimit

@@ -26,7 +26,7 @@ pytestmark = [
 
 def one_after_another(plan: Plan, out: Path, **options: Any) -> dict[tuple[str, int], dict[str, Any]]:
     """As `run_all`, without a process for each."""
-    assert options == {"jobs": 1, "threads": 1}
+    assert options == {"threads": 1}
     results = {}
     for run in plan.runs:
         config = plan.config(run, {})

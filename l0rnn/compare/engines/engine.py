@@ -6,11 +6,13 @@ import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-LOG = "log.txt"
+RESULT, LOG = "result.json", "log.txt"  # in the folder of a run
+PAUSED = 75  # exit status of a run that was asked to stop; EX_TEMPFAIL of sysexits.h
+STOP = "stop"  # a file in the folder of a run: its process is to write a checkpoint and end; for engines far away
 GRACE = 60.0  # seconds that a run has for its current step and its checkpoint when it is asked to stop
 # A training step frees and asks for the same few large tensors each time; glibc would give them back to the system and
 # have every page cleared again, which is a tenth to a fifth of the step of a language model. 32 MiB is its largest.
@@ -39,6 +41,10 @@ class Job:
         """Variables of that process, beside those there are."""
         return {**KEEP_MEMORY, "OMP_NUM_THREADS": str(self.threads)}
 
+    def resolved(self) -> Job:
+        """The same by its whole path, for other machines."""
+        return replace(self, folder=self.folder.resolve())
+
     @property
     def log(self) -> Path:
         """Where what the process says is appended."""
@@ -66,7 +72,7 @@ class Engine(ABC):
     def stop(self, handles: Sequence[Any]) -> None:
         """Ask all to write a checkpoint and end, and wait for that; afterwards `poll` gives the status of each."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most hold nothing
         """Give back what the engine holds."""
 
 
