@@ -5,10 +5,10 @@ PYTHON ?= python3
 TORCH := $(shell grep '^torch==' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo web test lint bench clean
+.PHONY: help venv demo web test lint bench package clean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 venv: $(STAMP)  ## make .venv with pinned versions (again only when pyproject.toml or constraints.txt change)
 
@@ -38,6 +38,9 @@ lint: venv  ## check style, format and types
 
 bench: venv  ## measure the latency of dense and shrunken layers, and hold it against its limits
 	$(BIN)/python -m l0rnn.bench
+
+package: venv  ## build wheel and source archive into dist, install the wheel elsewhere and run the examples there
+	.ci/package
 
 clean:  ## remove caches and build outputs; keeps .venv
 	rm -rf build dist .pytest_cache .ruff_cache

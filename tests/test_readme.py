@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import subprocess
@@ -11,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from l0rnn.version import __version__
+
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-PAGES = [README, *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "recipes").rglob("README.md"))]
+PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "recipes").rglob("README.md"))]
 LINK = re.compile(r"!?\[((?:[^\[\]]|\[[^\[\]]*\])*)\]\(([^()\s]+)\)")
 SECONDS = 120  # far more than any example takes, so that a slow machine does not fail
 
@@ -175,3 +178,16 @@ class TestLists:
     def test_the_places_of_the_demo_are_there(self) -> None:
         text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
         assert text.index("<!-- demo table -->") < text.index("<!-- /demo table -->") < text.index("demo.png")
+
+    def test_the_version_is_the_same_wherever_it_stands(self) -> None:
+        assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+        assert f"version {__version__}" in (ROOT / "docs" / "badges.svg").read_text(encoding="utf-8")
+        assert f"\n## [{__version__}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+    def test_the_versions_of_python_are_the_same_wherever_they_stand(self) -> None:
+        text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+        named = re.findall(r"Python :: (3\.\d+)", text)
+        assert f'requires-python = ">={named[0]}"' in text
+        assert f"Python {named[0]} to {named[-1]}" in (ROOT / "docs" / "badges.svg").read_text(encoding="utf-8")
+        workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
+        assert f"python: {json.dumps(named)}" in workflow
