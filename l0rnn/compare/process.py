@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from l0rnn.compare.engines.engine import PAUSED
+from l0rnn.compare.engines.engine import PAUSED, RESULT
 from l0rnn.compare.outcome import write_json
 from l0rnn.training.resuming import Paused
 
@@ -33,9 +33,9 @@ def write_order(
     trainer: str,
     config: Mapping[str, Any],
     *,
-    quality: str,
-    final: str,
-    key: str,
+    quality: str = "",
+    final: str = "",
+    key: str = "",
     extra: Sequence[str] = (),
 ) -> None:
     """Say what the process of a run has to do.
@@ -65,6 +65,8 @@ def main(arguments: Sequence[str], wait: float = WAIT) -> int:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     order = json.loads((folder / ORDER).read_text(encoding="utf-8"))
     with locked(folder, wait=wait):
+        if (folder / RESULT).is_file():  # by the process it has waited for
+            return 0
         train = named(order.pop("trainer"))
         try:
             train(order.pop("config"), folder, **order)

@@ -16,7 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from l0rnn.compare.engines import Engine, Job, LocalEngine
-from l0rnn.compare.engines.engine import PAUSED, RESULT, default_threads
+from l0rnn.compare.engines.engine import PAUSED, POLL, RESULT, default_threads
 from l0rnn.compare.outcome import PROGRESS
 from l0rnn.compare.plan import CONFIGURED, TASK, Plan, Run
 from l0rnn.compare.process import locked, write_order
@@ -25,8 +25,6 @@ from l0rnn.compare.results import keep_result, missing_models, results_so_far, r
 from l0rnn.compare.task import first_batch, load_task
 from l0rnn.compare.task_run import check_start, start
 from l0rnn.training.pruner import Pruner
-
-POLL = 0.5  # seconds between two looks at the running processes
 
 
 @dataclass(frozen=True)

@@ -162,7 +162,7 @@ class BlockPruning(GradualMagnitude):
         ramp: float = 0.2,
         end: float = 0.4,
         ramp_slope: float = 1.5,
-        frequency: int = 100,
+        frequency: float = 0.01,
         q: float | Mapping[str, float] | None = None,
         dense: str | None = None,
         scope: Scope = "matrix",

@@ -39,7 +39,7 @@ class BrainSurgeon(GradualUnits):
         density: multiply-adds to keep, as a fraction of the dense network's, in (0, 1].
         start: fraction of the training before the first unit closes, in [0, ``end``].
         end: fraction of the training at which the density is met; equal to ``start`` to prune in one shot.
-        frequency: optimiser steps from one pruning to the next.
+        frequency: from one pruning to the next: a fraction of the training below 1, else optimiser steps.
         decay: of the running mean, in [0, 1).
         damping: what is added to the diagonal of F, as a multiple of its mean, > 0.
         units: which units can be removed, see `UnitMethod`.
@@ -75,7 +75,7 @@ class BrainSurgeon(GradualUnits):
         *,
         start: float = 0.1,
         end: float = 0.6,
-        frequency: int = 100,
+        frequency: float = 0.01,
         decay: float = 0.99,
         damping: float = 0.1,
         units: PrunedUnits = "all",

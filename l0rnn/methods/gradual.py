@@ -8,6 +8,7 @@ from torch import nn
 
 from l0rnn.cost.cost import Cost
 from l0rnn.cost.schedule import cubic_density
+from l0rnn.methods.method import check_frequency
 from l0rnn.methods.units import PrunedUnits, UnitMethod, check_density
 from l0rnn.tracing.units import Units
 
@@ -23,7 +24,7 @@ class GradualUnits(UnitMethod):
         density: multiply-adds to keep, as a fraction of the dense network's, in (0, 1].
         start: fraction of the training before the first unit closes, in [0, ``end``].
         end: fraction of the training at which the density is met; equal to ``start`` to prune in one shot.
-        frequency: optimiser steps from one pruning to the next.
+        frequency: from one pruning to the next: a fraction of the training below 1, else optimiser steps.
         units: which units can be removed, see `UnitMethod`.
 
     Raises:
@@ -34,7 +35,13 @@ class GradualUnits(UnitMethod):
     """
 
     def __init__(
-        self, density: float, *, start: float = 0.1, end: float = 0.6, frequency: int = 100, units: PrunedUnits = "all"
+        self,
+        density: float,
+        *,
+        start: float = 0.1,
+        end: float = 0.6,
+        frequency: float = 0.01,
+        units: PrunedUnits = "all",
     ) -> None:
         super().__init__(units)
         check_density(density)
@@ -42,8 +49,7 @@ class GradualUnits(UnitMethod):
             raise ValueError(
                 f"`start` and `end` must be fractions of the training, 0 <= start <= end <= 1, got {start} and {end}"
             )
-        if not frequency >= 1:
-            raise ValueError(f"`frequency` must be at least 1 optimiser step, got {frequency}")
+        check_frequency(frequency)
         self.density = density
         self.start = start
         self.end = end
@@ -72,7 +78,7 @@ class GradualUnits(UnitMethod):
         if progress >= self.end:
             self.close_down_to_(self.density)
             self.choose_()
-        elif progress > self.start and self.comes_round(self.frequency):
+        elif progress > self.start and self.comes_round(self.steps_between(self.frequency)):
             self.close_down_to_(cubic_density(progress, self.start, self.end, self.density))
 
     @abstractmethod

@@ -13,6 +13,7 @@ from l0rnn.methods.group_norms import (
     relative_root_mean_squares,
     unit_square_sums,
 )
+from l0rnn.methods.method import check_frequency
 from l0rnn.methods.units import PrunedUnits, UnitMethod, check_density
 from l0rnn.tracing.units import Units
 
@@ -49,7 +50,8 @@ class GroupLasso(UnitMethod):
             by about that factor (about 160 for two layers of 1500 units). The paper does not.
         embedding: whether the weights of an embedding belong to the groups of its units. Without, the columns that read
             a unit can shrink while its embedding grows, at no loss.
-        frequency: optimiser steps from one search for units that can be closed to the next.
+        frequency: how often units are looked for that can be closed: a fraction of the training below 1, else
+            optimiser steps.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -81,7 +83,7 @@ class GroupLasso(UnitMethod):
         ramp: float = 0.0,
         scale_by_size: bool = False,
         embedding: bool = False,
-        frequency: int = 100,
+        frequency: float = 0.01,
     ) -> None:
         super().__init__(units)
         if not weight > 0:
@@ -94,8 +96,7 @@ class GroupLasso(UnitMethod):
             raise ValueError(f"`freeze` must be a fraction of the training in (0, 1], got {freeze}")
         if not 0 <= ramp <= freeze:
             raise ValueError(f"`ramp` must be a fraction of the training in [0, `freeze`] = [0, {freeze}], got {ramp}")
-        if not frequency >= 1:
-            raise ValueError(f"`frequency` must be at least 1 optimiser step, got {frequency}")
+        check_frequency(frequency)
         self.weight = weight
         self.threshold = threshold
         self.density = density
@@ -138,7 +139,7 @@ class GroupLasso(UnitMethod):
         self.follow_(self.progress)
         if self.progress >= self.freeze:
             self.settle_()
-        elif self.comes_round(self.frequency):
+        elif self.comes_round(self.steps_between(self.frequency)):
             self.close_empty_()
 
     def price(self) -> float:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from l0rnn.cost.schedule import cubic_density
 from l0rnn.methods.masks import MaskMethod
+from l0rnn.methods.method import check_frequency
 from l0rnn.methods.thresholds import (
     Scope,
     check_density,
@@ -29,7 +30,7 @@ Schedule = Literal["cubic", "two_slope"]
 class GradualMagnitude(MaskMethod):
     """Gradual magnitude pruning of single weights.
 
-    Removes: single weights of the matrices; the masks only ever lose entries. Rule: every ``frequency`` steps from
+    Removes: single weights of the matrices; the masks only ever lose entries. Rule: every ``frequency`` from
     `start` to `end`, and at `end` in any case, the weights of least absolute value among those still kept. After `end`
     the masks are fixed and the rest of the training is fine-tuning. Cost at run time: that of the dense network, unless
     a sparse kernel runs it.
@@ -47,7 +48,7 @@ class GradualMagnitude(MaskMethod):
         ramp: fraction of the training at which the second slope starts; ``"two_slope"`` alone has one.
         end: fraction of the training at which pruning ends.
         ramp_slope: second slope as a multiple of the first; with 1.5 the threshold ends at ``q``, with more above it.
-        frequency: optimiser steps from one update of the masks to the next.
+        frequency: from one update of the masks to the next: a fraction of the training below 1, else optimiser steps.
         q: threshold at the end, for ``"two_slope"``: one for all matrices, or one for each parameter name or kind of
             weight, such as ``{"weight_hh": 0.11, "decoder.weight": 0.16}``, where a name goes before a kind and
             matrices that are not named stay whole.
@@ -86,7 +87,7 @@ class GradualMagnitude(MaskMethod):
         ramp: float = 0.25,
         end: float = 0.5,
         ramp_slope: float = 1.5,
-        frequency: int = 100,
+        frequency: float = 0.01,
         q: float | Mapping[str, float] | None = None,
         dense: str | None = None,
         scope: Scope = "matrix",
@@ -98,8 +99,7 @@ class GradualMagnitude(MaskMethod):
         _check_schedule(schedule, start, ramp, end)
         if not ramp_slope > 0:
             raise ValueError(f"`ramp_slope` must be > 0, a multiple of the first slope, got {ramp_slope}")
-        if not frequency > 0:
-            raise ValueError(f"`frequency` must be a number of steps > 0, got {frequency}")
+        check_frequency(frequency)
         for name, value in q.items() if isinstance(q, Mapping) else [("all", q)]:
             if value is not None and not value > 0:
                 raise ValueError(f"`q` must be > 0, a threshold in units of the weights, got {value} for {name!r}")
@@ -157,7 +157,7 @@ class GradualMagnitude(MaskMethod):
             return
         first, last = step_of(self.start, self._total), step_of(self.end, self._total)
         is_last = self._step >= last
-        if is_last or self.comes_round(self.frequency, first):
+        if is_last or self.comes_round(self.steps_between(self.frequency), first):
             self._prune_(self.end if is_last else self.progress)
         if is_last:
             self.choose_()
@@ -185,10 +185,11 @@ class GradualMagnitude(MaskMethod):
         """
         total = max(1, self._total)
         start, ramp, end = (fraction * total for fraction in (self.start, self.ramp, self.end))
-        slopes = {name: start_slope(q, start, ramp, end, self.frequency) for name, q in self._thresholds.items()}
+        every = self.steps_between(self.frequency)
+        slopes = {name: start_slope(q, start, ramp, end, every) for name, q in self._thresholds.items()}
         return {
             name: self._threshold_factor()
-            * two_slope_threshold(progress * total, start, ramp, end, theta, self.ramp_slope * theta, self.frequency)
+            * two_slope_threshold(progress * total, start, ramp, end, theta, self.ramp_slope * theta, every)
             for name, theta in slopes.items()
         }
 

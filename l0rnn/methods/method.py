@@ -134,6 +134,10 @@ class Method(nn.Module, ABC):
         before, now = self._step_before - first, self._step - first
         return self._step > 0 and now >= 0 and (before < 0 or now // every > before // every)
 
+    def steps_between(self, frequency: float) -> int:
+        """The optimiser steps of a `frequency`, see `check_frequency`."""
+        return max(1, round(frequency * self._total if frequency < 1 else frequency))
+
     @property
     def progress(self) -> float:
         """Fraction of the optimiser steps done."""
@@ -143,3 +147,20 @@ class Method(nn.Module, ABC):
         super()._load_from_state_dict(*args, **kwargs)
         self._total, self._step, self._has_chosen = int(self.total_steps), int(self.steps), bool(self.chosen)
         self._step_before = self._step
+
+
+def check_frequency(frequency: float) -> None:
+    """Refuse what is neither a fraction of the training below 1, nor a whole number of optimiser steps.
+
+    Raises:
+        ValueError: and says what it may be.
+
+    Example:
+        >>> check_frequency(0.01), check_frequency(100)
+        (None, None)
+    """
+    if not (0 < frequency < 1 or (frequency >= 1 and frequency == int(frequency))):
+        raise ValueError(
+            "`frequency` must be a fraction of the training in (0, 1), or a whole number of optimiser steps, got "
+            f"{frequency}"
+        )

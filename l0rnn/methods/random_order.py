@@ -22,7 +22,7 @@ class RandomOrder(GradualUnits):
         density: multiply-adds to keep, as a fraction of the dense network's, in (0, 1].
         start: fraction of the training before the first unit closes, in [0, ``end``].
         end: fraction of the training at which the density is met; equal to ``start`` to prune in one shot.
-        frequency: optimiser steps from one pruning to the next.
+        frequency: from one pruning to the next: a fraction of the training below 1, else optimiser steps.
         seed: of the random order; the global random state is left alone.
         units: which units can be removed, see `UnitMethod`.
 
@@ -54,7 +54,7 @@ class RandomOrder(GradualUnits):
         *,
         start: float = 0.1,
         end: float = 0.6,
-        frequency: int = 100,
+        frequency: float = 0.01,
         seed: int = 0,
         units: PrunedUnits = "all",
     ) -> None:

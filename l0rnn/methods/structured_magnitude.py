@@ -21,7 +21,7 @@ class StructuredMagnitude(GradualUnits):
         density: multiply-adds to keep, as a fraction of the dense network's, in (0, 1].
         start: fraction of the training before the first unit closes, in [0, ``end``].
         end: fraction of the training at which the density is met; equal to ``start`` to prune in one shot.
-        frequency: optimiser steps from one pruning to the next.
+        frequency: from one pruning to the next: a fraction of the training below 1, else optimiser steps.
         units: which units can be removed, see `UnitMethod`.
         embedding: whether the weights of an embedding count for its units, beside those that read them.
 
@@ -52,7 +52,7 @@ class StructuredMagnitude(GradualUnits):
         *,
         start: float = 0.1,
         end: float = 0.6,
-        frequency: int = 100,
+        frequency: float = 0.01,
         units: PrunedUnits = "all",
         embedding: bool = False,
     ) -> None:

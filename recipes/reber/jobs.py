@@ -1,25 +1,29 @@
-"""The trainings of a study, each with a name and a result file, and processes that work through them."""
+"""The trainings of a study, each with a name and a result file, and how an engine works through them."""
 
 from __future__ import annotations
 
 import itertools
 import json
-import multiprocessing
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
+from l0rnn.compare import engines
+from l0rnn.compare.engines import Engine, all_ended
+from l0rnn.compare.outcome import write_json
+from l0rnn.compare.plan import slug
+from l0rnn.compare.process import write_order
 from l0rnn.methods.random_graphs import GraphKind
 from recipes.reber import pruning, selection, structures
 from recipes.reber.config import StudyConfig
 from recipes.reber.data import read_examples, split
 
+TRAINER = "recipes.reber.jobs:train_stack"
 TRAININGS = {
     "base": pruning.train_base,
     "pruned": pruning.prune_and_retrain,  # these two train several networks side by side
@@ -173,28 +177,31 @@ def _base_weights(data: str, cell: str) -> str:
     return f"bases/{data}-{cell}.pt"
 
 
-def work(jobs: Sequence[Job], out: Path, *, processes: int, title: str) -> dict[str, dict[str, Any]]:
-    """Do all jobs that have no result yet, and return the results of all.
+def work(jobs: Sequence[Job], out: Path, *, engine: Engine, title: str) -> dict[str, dict[str, Any]]:
+    """Do all jobs that have no result yet, each stack in a process of its own, and return the results of all.
 
     Raises:
-        ValueError: if ``processes`` is less than 1.
+        RuntimeError: if a process fails; it says what it said last.
     """
-    if processes < 1:
-        raise ValueError(f"`processes` must be at least 1, got {processes}")
     waiting = [job for job in jobs if not _result(job, out).is_file()]
-    stacks = stacked(waiting)
+    stacks = {slug(_title(stack)): stack for stack in stacked(waiting)}
+    for name, stack in stacks.items():
+        told = {"out": str(out.resolve()), "jobs": [asdict(job) for job in stack]}
+        write_order(out / "runs" / name, TRAINER, told)
+    processes = [engines.Job(_title(stack), out / "runs" / name, threads=1) for name, stack in stacks.items()]
     with tqdm(total=len(jobs), initial=len(jobs) - len(waiting), desc=title, unit="run", disable=None) as bar:
-        if processes == 1:
-            for stack in stacks:
-                bar.set_postfix_str(_title(stack))
-                run_jobs(stack, out)
-                bar.update(len(stack))
-        elif stacks:
-            # a fresh interpreter for each process: a forked one would share the state of torch's threads
-            spawn = multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(min(processes, len(stacks)), mp_context=spawn) as pool:
-                _wait_for(pool, stacks, out, bar)
+        for process, status in all_ended(engine, processes):
+            if status != 0:
+                said = process.log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["nothing"]
+                raise RuntimeError(f"{process.title} ended with status {status}: {said[-1][:300]}; see {process.log}")
+            bar.set_postfix_str(process.title)
+            bar.update(len(stacks[process.folder.name]))
     return {job.name: read_result(job, out) for job in jobs}
+
+
+def train_stack(config: Mapping[str, Any], folder: Path, **_: Any) -> None:
+    """What the process of a stack does, see `l0rnn.compare.process`."""
+    run_jobs([Job(**job) for job in config["jobs"]], Path(config["out"]))
 
 
 def stacked(jobs: Sequence[Job]) -> list[list[Job]]:
@@ -241,27 +248,6 @@ def read_results(jobs: Sequence[Job], out: Path) -> dict[str, dict[str, Any]]:
 def read_result(job: Job, out: Path) -> dict[str, Any]:
     """What a job wrote."""
     return json.loads(_result(job, out).read_text(encoding="utf-8"))
-
-
-def write_json(value: Any, path: Path) -> None:
-    """Write a whole file or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
-
-
-def _wait_for(pool: Executor, stacks: Sequence[list[Job]], out: Path, bar: Any) -> None:
-    futures = {pool.submit(run_jobs, stack, out): stack for stack in stacks}
-    try:
-        for future in as_completed(futures):
-            future.result()
-            bar.set_postfix_str(_title(futures[future]))
-            bar.update(len(futures[future]))
-    except BaseException:
-        for future in futures:
-            future.cancel()
-        raise
 
 
 def _title(stack: Sequence[Job]) -> str:

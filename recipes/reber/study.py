@@ -18,11 +18,13 @@ from typing import Any
 
 import torch
 
+from l0rnn.compare.engines import Engine, LocalEngine
+from l0rnn.compare.outcome import write_json
 from recipes.reber import report
 from recipes.reber.config import StudyConfig, differences, read_config
 from recipes.reber.data import figures, make_examples, read_examples, write_examples
 from recipes.reber.grammar import read_grammar
-from recipes.reber.jobs import Job, chosen, first_jobs, read_results, second_jobs, work, write_json
+from recipes.reber.jobs import Job, chosen, first_jobs, read_results, second_jobs, work
 from recipes.reber.pruning import safe_percentage
 from recipes.reber.selection import latency
 from recipes.reber.structures import correlations, regressions
@@ -36,23 +38,23 @@ def main() -> None:
     parser.add_argument("--no-training", action="store_true", help="tables of the trainings that have a result")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    run(read_config(options.config), options.out, processes=options.processes, train=not options.no_training)
+    run(read_config(options.config), options.out, engine=LocalEngine(options.processes), train=not options.no_training)
     print(f"written: {options.out / 'report.md'}")
 
 
-def run(config: StudyConfig, out: Path, *, processes: int = 1, train: bool = True) -> dict[str, Any]:
+def run(config: StudyConfig, out: Path, *, engine: Engine | None = None, train: bool = True) -> dict[str, Any]:
     """Train all that is missing, and write ``summary.json``, CSV files, figures and ``report.md``.
 
     Args:
         config: the study.
         out: folder for all it writes.
-        processes: trainings at a time.
+        engine: where networks are trained; on this machine, one after the other, if None.
         train: False for the tables of an unfinished study.
 
     Raises:
         ValueError: if the folder holds results of another configuration.
     """
-    started = time.perf_counter()
+    started, engine = time.perf_counter(), engine or LocalEngine()
     grammar = read_grammar(Path(config.grammar))
     claim_(out, {**config.plain(), "grammar": {state: dict(ways) for state, ways in grammar.transitions.items()}})
     for name in config.data_sets():
@@ -65,7 +67,7 @@ def run(config: StudyConfig, out: Path, *, processes: int = 1, train: bool = Tru
             )
 
     def done(jobs: Sequence[Job], title: str) -> dict[str, dict[str, Any]]:
-        return work(jobs, out, processes=processes, title=title) if train else read_results(jobs, out)
+        return work(jobs, out, engine=engine, title=title) if train else read_results(jobs, out)
 
     first = first_jobs(config)
     results = done(first, "networks from scratch")
@@ -77,7 +79,7 @@ def run(config: StudyConfig, out: Path, *, processes: int = 1, train: bool = Tru
         "of": len(first) + len(second),
         "cpu_seconds": round(sum(result["cpu_seconds"] for result in results.values())),
         "last_start_seconds": round(time.perf_counter() - started),
-        "processes": processes,
+        "processes": engine.jobs,
         "torch": torch.__version__,
         "processor": platform.processor() or platform.machine(),
     }

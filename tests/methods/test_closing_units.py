@@ -211,11 +211,23 @@ def test_the_end_is_met_between_two_prunings_and_in_one_shot(start: float, end: 
     assert all(torch.equal(value, network.state_dict()[name]) for name, value in before.items())
 
 
+@pytest.mark.parametrize("steps", [100, 450, 3000])
+def test_a_training_of_any_length_is_pruned_little_by_little(steps: int) -> None:
+    method = attached(wide(), StructuredMagnitude(0.2, start=0.1, end=0.6), steps=steps)
+    shares = []
+    for step in range(1, steps + 1):
+        method.after_step(step)
+        shares.append(share(method))
+    assert len(set(shares)) > 20
+    assert max(before - after for before, after in zip(shares, shares[1:], strict=False)) < 0.15
+    assert shares[-1] <= 0.2
+
+
 @pytest.mark.parametrize(("start", "end"), [(-0.1, 0.5), (0.5, 0.4), (0.5, 1.1), (float("nan"), 0.5)])
 def test_a_schedule_out_of_order_is_refused(start: float, end: float) -> None:
     with pytest.raises(ValueError, match=f"`start` and `end` must be fractions .* got {start} and {end}"):
         StructuredMagnitude(0.5, start=start, end=end)
-    with pytest.raises(ValueError, match="`frequency` must be at least 1 optimiser step, got 0"):
+    with pytest.raises(ValueError, match="`frequency` must be a fraction of the training in .*, got 0"):
         StructuredMagnitude(0.5, frequency=0)
 
 

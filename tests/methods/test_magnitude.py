@@ -364,7 +364,7 @@ TWO: dict[str, Any] = {"schedule": "two_slope"}
         ({**TWO, "q": 0.1, "ramp": 0.6}, "`ramp` must be from `start` to `end`.*got 0.6, 0.05 and 0.5"),
         ({**TWO, "q": 0.1, "start": 0.25, "end": 0.25}, "`ramp` must be from .* and these not equal"),
         ({"density": 0.5, "ramp_slope": 0.0}, "`ramp_slope` must be > 0.*got 0.0"),
-        ({"density": 0.5, "frequency": 0}, "`frequency` must be a number of steps > 0, got 0"),
+        ({"density": 0.5, "frequency": 0}, "`frequency` must be a fraction of the training in .*, got 0"),
         ({**TWO, "q": 0.0}, "`q` must be > 0.*got 0.0"),
         ({**TWO, "q": {"weight_hh": 0.1, "weight_ih": -1.0}}, "`q` must be > 0.*got -1.0 for 'weight_ih'"),
         ({"density": 0.5, "q": 0.1}, "`q` must be None for 'cubic', which has no threshold, got 0.1"),

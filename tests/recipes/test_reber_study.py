@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
+from l0rnn.compare.engines import Engine, Job, LocalEngine
+from l0rnn.compare.process import main
 from recipes.reber import jobs, report, study
 from recipes.reber.config import differences, read_config
 from recipes.reber.report import publish
@@ -50,12 +52,25 @@ def tiny_yaml(folder: Path, **changes: Any) -> Path:
     return path
 
 
+class Here(Engine):
+    """Trains in this process, where the tests may change what is called."""
+
+    def start(self, job: Job) -> int:
+        return main([str(job.folder)])
+
+    def poll(self, handle: int) -> int:
+        return handle
+
+    def stop(self, handles: Any) -> None:
+        """Nothing runs."""
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     pytest.importorskip("sklearn")
     pytest.importorskip("matplotlib")
     folder = tmp_path_factory.mktemp("study")
-    summary = study.run(read_config(tiny_yaml(folder)), folder / "out")
+    summary = study.run(read_config(tiny_yaml(folder)), folder / "out", engine=Here())
     return folder / "out", summary
 
 
@@ -102,14 +117,14 @@ def test_a_study_goes_on_with_what_is_missing(finished: tuple[Path, dict[str, An
         whole(stack, folder)
 
     monkeypatch.setattr(jobs, "run_jobs", watched)
-    study.run(config, out)
+    study.run(config, out, engine=Here())
     assert started == []
     stacks = [["structure-gru-watts_strogatz-1"], ["control-gru-0.5-2"], ["pruned-hard-tanh-h2h-50"]]
     stacks[0].append("structure-gru-barabasi_albert-0")  # one stack, without the two that have a result
     missing = [name for stack in stacks for name in stack]
     for name in missing:
         (out / "jobs" / f"{name}.json").unlink()
-    again = study.run(config, out)
+    again = study.run(config, out, engine=Here())
     assert [sorted(stack) for stack in started] == [sorted(stack) for stack in stacks]
     for part in ("structures", "pruned", "controls"):
         timeless = [
@@ -143,7 +158,7 @@ def test_a_killed_training_leaves_no_result(tmp_path: Path, monkeypatch: pytest.
     with monkeypatch.context() as patch:
         patch.setitem(jobs.TRAININGS, "gated", killed)
         with pytest.raises(KeyboardInterrupt):
-            study.run(config, out)
+            study.run(config, out, engine=Here())
     done = {path.stem for path in (out / "jobs").glob("*.json")}
     assert len(done) == 4
     assert all(name.startswith("base-") for name in done)
@@ -156,7 +171,7 @@ def test_processes_do_the_same(finished: tuple[Path, dict[str, Any]], tmp_path: 
     few = [job for job in jobs.first_jobs(config) if job.name in names]
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "original.csv").write_bytes((finished[0] / "data" / "original.csv").read_bytes())
-    results = jobs.work(few, tmp_path, processes=2, title="two")
+    results = jobs.work(few, tmp_path, engine=LocalEngine(2), title="two")
     assert set(results) == set(names)
     for job in few:
         assert results[job.name]["history"] == jobs.read_result(job, finished[0])["history"]
@@ -173,7 +188,9 @@ def test_a_training_that_fails_is_told_and_left_out(tmp_path: Path, monkeypatch:
 
     monkeypatch.setitem(jobs.TRAININGS, "base", tanh_fails)
     out = tmp_path / "out"
-    summary = study.run(read_config(tiny_yaml(tmp_path, pruning__data=["original"], pruning__kinds=["both"])), out)
+    summary = study.run(
+        read_config(tiny_yaml(tmp_path, pruning__data=["original"], pruning__kinds=["both"])), out, engine=Here()
+    )
     assert summary["failed"] == {"base-original-tanh": "the loss became nan"}
     assert {row["cell"] for row in summary["pruned"]} == {"gru"}
     text = (out / "report.md").read_text()
@@ -184,7 +201,7 @@ def test_a_training_that_fails_is_told_and_left_out(tmp_path: Path, monkeypatch:
 def test_a_study_without_cells_is_part_3_alone(tmp_path: Path):
     pytest.importorskip("matplotlib")
     out = tmp_path / "out"
-    summary = study.run(read_config(tiny_yaml(tmp_path, cells=[])), out)
+    summary = study.run(read_config(tiny_yaml(tmp_path, cells=[])), out, engine=Here())
     assert sorted(path.name.split("-")[0] for path in (out / "jobs").iterdir()) == [*["control"] * 4, "gated"]
     assert [path.name for path in (out / "data").iterdir()] == ["hard.csv"]
     texts = report.tables(summary)
@@ -218,7 +235,7 @@ def test_members_that_fail_are_results_of_their_own(tmp_path: Path, monkeypatch:
     (tmp_path / "data" / "original.csv").write_text("text,kind\nBE,valid\nBTE,first\n")
     config = read_config(tiny_yaml(tmp_path))
     few = [job for job in jobs.first_jobs(config) if job.name.startswith("structure-gru")]
-    results = jobs.work(few, tmp_path, processes=1, title="few")
+    results = jobs.work(few, tmp_path, engine=Here(), title="few")
     assert len(results) == 4
     for name, result in results.items():
         assert ("failed" in result) == ("watts" in name)
@@ -234,7 +251,7 @@ def test_results_of_another_configuration(finished: tuple[Path, dict[str, Any]])
     other = read_config(tiny_yaml(out.parent, pruning__retrain_epochs=2, seed=5))
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     with pytest.raises(ValueError, match=r"`out` holds results of another configuration \(seed: 1, 5, and 1 more"):
-        study.run(other, out)
+        study.run(other, out, engine=Here())
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
 
 
@@ -242,14 +259,14 @@ def test_another_grammar_is_another_configuration(finished: tuple[Path, dict[str
     (tmp_path / "other.yaml").write_text((CONFIGS / "reber_grammar.yaml").read_text().replace("5: {E", "5: {F"))
     other = read_config(tiny_yaml(tmp_path, grammar=str(tmp_path / "other.yaml")))
     with pytest.raises(ValueError, match=r"another configuration \(grammar\.5\.E: end, None"):
-        study.run(other, finished[0])
+        study.run(other, finished[0], engine=Here())
 
 
 def test_grammar_with_a_dead_end_stops_the_study(tmp_path: Path):
     (tmp_path / "trap.yaml").write_text("start: {B: 0}\n0: {T: 1, E: end}\n1: {S: 1}\n")
     config = read_config(tiny_yaml(tmp_path, grammar=str(tmp_path / "trap.yaml")))
     with pytest.raises(ValueError, match=r"trap\.yaml: .*dead end"):
-        study.run(config, tmp_path / "out")
+        study.run(config, tmp_path / "out", engine=Here())
     assert not (tmp_path / "out").exists()
 
 
@@ -286,9 +303,10 @@ def test_missing_configuration(tmp_path: Path):
         read_config(tmp_path / "none.yaml")
 
 
-def test_bad_number_of_processes(tmp_path: Path):
-    with pytest.raises(ValueError, match="`processes` must be at least 1, got 0"):
-        jobs.work([], tmp_path, processes=0, title="none")
+def test_a_process_that_fails_says_what_it_said_last(tmp_path: Path):
+    job = next(job for job in jobs.first_jobs(read_config(tiny_yaml(tmp_path))) if job.stack is None)
+    with pytest.raises(RuntimeError, match="ended with status 1: FileNotFoundError: .*; see .*log.txt"):
+        jobs.work([job], tmp_path, engine=LocalEngine(), title="none")  # no strings have been made
 
 
 @pytest.mark.parametrize("name", ["quick", "full", "simple"])

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 RESULT, LOG = "result.json", "log.txt"  # in the folder of a run
 PAUSED = 75  # exit status of a run that was asked to stop; EX_TEMPFAIL of sysexits.h
 STOP = "stop"  # a file in the folder of a run: its process is to write a checkpoint and end; for engines far away
+POLL = 0.5  # seconds between two looks at what runs
 GRACE = 60.0  # seconds that a run has for its current step and its checkpoint when it is asked to stop
 # A training step frees and asks for the same few large tensors each time; glibc would give them back to the system and
 # have every page cleared again, which is a tenth to a fifth of the step of a language model. 32 MiB is its largest.
@@ -74,6 +76,32 @@ class Engine(ABC):
 
     def close(self) -> None:  # noqa: B027 - most hold nothing
         """Give back what the engine holds."""
+
+
+def all_ended(engine: Engine, jobs: Iterable[Job]) -> Iterator[tuple[Job, int]]:
+    """Start all jobs, as many side by side as the engine allows, and give each with its exit status when it has ended.
+
+    Whoever stops asking, or is interrupted, stops those that run.
+
+    Args:
+        engine: where they are trained.
+        jobs: in the order in which they are started.
+    """
+    waiting, running = list(jobs), list[tuple[Job, Any]]()
+    try:
+        while waiting or running:
+            while waiting and len(running) < engine.jobs:
+                running.append((waiting[0], engine.start(waiting.pop(0))))
+            for job, handle in list(running):
+                status = engine.poll(handle)
+                if status is not None:
+                    running.remove((job, handle))
+                    yield job, status
+            if running:
+                time.sleep(POLL)
+    finally:
+        if running:
+            engine.stop([handle for _, handle in running])
 
 
 def default_threads(jobs: int) -> int:

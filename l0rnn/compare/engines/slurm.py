@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -143,35 +144,44 @@ class SlurmRun:
     def __init__(self, job: Job, time_limit: int) -> None:
         self.job, self.time_limit = job, time_limit
         self.process: subprocess.Popen[bytes] | None = None
+        self.status: int | None = None
 
     def __call__(self) -> int:
         """Train; the exit status of the process."""
         with self.job.log.open("ab") as log:
             environment = {**os.environ, **self.job.environment()}
-            self.process = subprocess.Popen(self.job.command(), stdout=log, stderr=log, env=environment)
-        return self.process.wait()
+            self.watch(subprocess.Popen(self.job.command(), stdout=log, stderr=log, env=environment))
+        return self._wait(float("inf")) or 0
+
+    def watch(self, process: subprocess.Popen[bytes]) -> None:
+        """Note the exit status of the process when it has one."""
+        # in a thread: `checkpoint` is called by a signal handler, in which a lock of Popen.wait would never become free
+        self.process = process
+        threading.Thread(target=lambda: setattr(self, "status", process.wait()), daemon=True).start()
+
+    def _wait(self, seconds: float) -> int | None:
+        deadline = time.monotonic() + seconds
+        while self.status is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return self.status
 
     def checkpoint(self) -> Any:
         """What submitit puts back into the queue, or None: called when Slurm has said that the time is nearly up."""
         from submitit.helpers import DelayedSubmission
 
-        process = self.process
-        if process is None:  # it has not begun
-            return DelayedSubmission(SlurmRun(self.job, self.time_limit))
-        process.terminate()
-        try:
-            status = process.wait(GRACE)
-        except subprocess.TimeoutExpired:
-            process.kill()
+        again = DelayedSubmission(SlurmRun(self.job, self.time_limit))
+        if self.process is None:  # it has not begun
+            return again
+        self.process.terminate()
+        status = self._wait(GRACE)
+        if status is None:
+            self.process.kill()
             _failed(
                 self.job,
                 f"the time limit of {self.time_limit} min is too short: told {TOLD_BEFORE} s before, the run had not "
                 f"written a checkpoint after {GRACE:.0f} s; raise it, or make a step shorter",
             )
-            return None
-        if status != PAUSED or (self.job.folder / STOP).exists():
-            return None
-        return DelayedSubmission(SlurmRun(self.job, self.time_limit))
+        return again if status == PAUSED and not (self.job.folder / STOP).exists() else None
 
 
 def _failed(job: Job, why: str) -> int:
