@@ -26,7 +26,8 @@ demo: venv  ## prune a small language model on the Penn Treebank and compare it 
 	$(BIN)/python -m recipes.penn_treebank.demo
 
 web: venv  ## build a page that runs small and dense networks in the browser, in out/web; needs Node and npm
-	$(BIN)/python -m recipes.web --out out/web
+	test -d out/demo/gated/shrunk || $(BIN)/python -m recipes.penn_treebank.demo
+	$(BIN)/python -m recipes.web --out out/web --demo out/demo
 
 test: venv  ## run the tests and the examples in the docstrings
 	$(BIN)/python -m pytest

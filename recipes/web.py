@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 
 import l0rnn
-from l0rnn.export import WebDemo, WebModel, write_web
+from l0rnn.export import WebDemo, WebModel, load_dense, read_vocabulary, words_demo, write_web
+from l0rnn.models import load_model
+from l0rnn.surgery.shrink import shrink
 from recipes.g2p.onnx_file import save_onnx
 from recipes.g2p.package import published_arrays, read_arrays
 from recipes.g2p.symbols import LETTERS, PHONEMES
@@ -22,8 +24,16 @@ from recipes.g2p.symbols import LETTERS, PHONEMES
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("out/web"), help="folder of the page (default: out/web)")
+    parser.add_argument(
+        "--demo", type=Path, default=Path("out/demo"), help="what `make demo` wrote (default: out/demo)"
+    )
     options = parser.parse_args(arguments)
-    write_web([spelling_demo()], options.out, overwrite=True)
+    demos = [spelling_demo()]
+    if (options.demo / "gated" / "shrunk").is_dir():
+        demos.append(writing_demo(options.demo))
+    else:
+        print(f"without a language model, since {options.demo} has none; `make demo` trains it")
+    write_web(demos, options.out, overwrite=True)
     print(f"written to {options.out}; to see it: python -m http.server --directory {options.out}")
 
 
@@ -48,6 +58,20 @@ def spelling_demo() -> WebDemo:
         models=models,
         settings={"letters": LETTERS, "symbols": PHONEMES, "end": LETTERS.index("</s>")},
     )
+
+
+def writing_demo(demo: Path) -> WebDemo:
+    """The dense language model of `make demo`, and the small one."""
+    small = demo / "gated" / "shrunk"
+    networks = {
+        "dense": shrink(load_model(demo / "dense" / "checkpoints" / "last.ckpt")),  # which has nothing to cut
+        "small": load_dense(small),
+    }
+    about = (
+        "Type a beginning. Each network draws the next word from what it has read, and then the next. Both were "
+        "trained for minutes on newspaper text of 1989, so they have its words rather than its sense; N is a number."
+    )
+    return words_demo(networks, read_vocabulary(small), text="the company said", about=about)
 
 
 def _model(name: str, arrays: Any, *, int8: bool) -> WebModel:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from l0rnn.export.open_streamer import open_streamer
 from l0rnn.models.g2p import G2P
 from l0rnn.models.vad import VoiceActivity
 
@@ -104,6 +105,20 @@ _SHIPPED = (
         folder=_WEIGHTS / "vad",
         files={"silero_vad_small_16k.onnx": "ccd27463e26e7dce8e12c292e92a8621b07e1f93d5365018f05b8b1a1a55da8a"},
         open=lambda folder: VoiceActivity(folder / "silero_vad_small_16k.onnx"),
+    ),
+    ShippedModel(
+        name="ptb",
+        does="goes on with English text: l0rnn.models.generate(load('ptb'), 30); ONNX Runtime",
+        licence="Apache-2.0",
+        made_by="python -m recipes.penn_treebank.demo",
+        folder=_WEIGHTS / "ptb",
+        files={
+            "config.json": "4d5a0439cf846cfea8c15a3f9e73a60a65894f61a2046cb05d7c373745e72245",
+            "model.onnx": "8c6eea631b47eb2b15c50959bbc7b0ac81b49339ec45ecf382e46ce7660c4ea5",
+            "vocabulary.json": "c312480136abb0b10cbe27edbe5049db37499b335b8dce2c878dd2e357a147a2",
+        },
+        open=open_streamer,
+        in_package=False,
     ),
 )
 

@@ -7,6 +7,7 @@ const PAINT = 30; // milliseconds after which the page is drawn again
 
 const status = document.getElementById("status");
 let turn = 0; // of the race that may go on; a newer one stops it
+let running; // the section that it is in
 
 async function main() {
   if (typeof WebAssembly === "undefined") throw new Error("This browser has no WebAssembly, which the networks run in.");
@@ -98,6 +99,8 @@ async function show(demo, ort, files) {
 /** Let every lane run the same task; the one that has used the least time makes the next step. */
 async function race(section, lanes, note, asked) {
   const mine = ++turn;
+  if (running) delete running.dataset.running;
+  running = section;
   section.dataset.running = "yes";
   note.className = "spoken";
   try {
@@ -157,12 +160,11 @@ class Lane {
   }
 
   async step() {
-    const start = performance.now();
-    await this.task.step(this.done < WARM);
+    const time = await this.task.step(this.done < WARM);
     this.done += 1;
     if (this.done <= WARM) return;
-    this.times.push(performance.now() - start);
-    this.used += this.times.at(-1);
+    this.times.push(time);
+    this.used += time;
   }
 
   /** Of a step: the mean of the middle half, since the clock is coarse, and other programs interrupt. */
@@ -192,6 +194,13 @@ class Lane {
     this.output.textContent = error.message;
     this.output.className = "error";
   }
+}
+
+/** Run a network: its outputs, and the milliseconds that it took. */
+async function timed(session, inputs) {
+  const start = performance.now();
+  const found = await session.run(inputs);
+  return [found, performance.now() - start];
 }
 
 /** A language model: reads a beginning, then draws word after word. */
@@ -226,11 +235,12 @@ class Words {
   async step(isWarming) {
     const word = this.read[this.position] ?? this.written.at(-1);
     const input = new this.ort.Tensor("int64", BigInt64Array.of(BigInt(word)), [1, 1]);
-    const found = await this.session.run({ [this.model.input]: input, ...this.state });
-    if (isWarming) return;
+    const [found, time] = await timed(this.session, { [this.model.input]: input, ...this.state });
+    if (isWarming) return time;
     this.position += 1;
     for (const state of this.model.states) this.state[state.input] = found[state.output];
     if (this.position >= this.read.length) this.written.push(this.draw(found[this.model.output].data));
+    return time;
   }
 
   draw(logits) {
@@ -269,8 +279,9 @@ class Spelling {
   }
 
   async step() {
-    const found = await this.session.run({ [this.model.input]: this.input });
+    const [found, time] = await timed(this.session, { [this.model.input]: this.input });
     this.found = Array.from(found[this.model.output].data, (number) => this.demo.symbols[Number(number)]);
+    return time;
   }
 
   text() {
