@@ -26,7 +26,6 @@ SMALL_FILES: dict[str, str] = {
     "l0rnn/models/g2p.py": "it needs NumPy alone, so that it can be copied beside weights",
     "l0rnn/compare/differences.py": "recipes use the interval on figures of their own",
     "l0rnn/methods/dense.py": "each method is a file, and this one does nothing",
-    "l0rnn/export/open_streamer.py": "it picks among streamers of several files, so it stands above all of them",
 }
 # public name → why its docstring needs no Example; a name that has got one must leave this list
 WITHOUT_EXAMPLE = {"Method": "it is abstract; docs/architecture.md writes a method, and tests/test_readme.py runs it"}

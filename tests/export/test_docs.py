@@ -13,7 +13,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="ut
 
 def test_the_examples_run() -> None:
     found = re.findall(r"^```pycon\n(.*?)^```$", PAGE, flags=re.DOTALL | re.MULTILINE)
-    assert len(found) == 1
+    assert len(found) == 2
     for text in found:
         example = doctest.DocTestParser().get_doctest(text, {}, "docs/export.md", "docs/export.md", 0)
         assert doctest.DocTestRunner().run(example).failed == 0
@@ -22,4 +22,4 @@ def test_the_examples_run() -> None:
 def test_every_format_has_its_row() -> None:
     formats = re.findall(r"^  (\w+)", FORMATS, flags=re.MULTILINE)
     assert formats == re.findall(r"^\| `(\w+)` \|", PAGE, flags=re.MULTILINE)
-    assert len(formats) == 6
+    assert len(formats) == 7
