@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from l0rnn.training.batches import (
     number_of_targets,
     smaller_batch,
 )
+from l0rnn.training.processes import of_all_processes
 
 
 class MeanLoss:
@@ -57,6 +59,12 @@ class MeanLoss:
             return torch.tensor(torch.nan)
         return (self._sums[0] / self._sums[2]).float()
 
+    def to(self, device: torch.device | str) -> MeanLoss:
+        """The same on a device."""
+        moved = MeanLoss()
+        moved._sums = None if self._sums is None else self._sums.to(device)
+        return moved
+
     def joined(self, other: MeanLoss) -> MeanLoss:
         """That of both."""
         both = MeanLoss()
@@ -64,6 +72,11 @@ class MeanLoss:
             if part._sums is not None:
                 both._sums = part._sums.clone() if both._sums is None else both._sums + part._sums.to(both._sums)
         return both
+
+
+def joined(means: Iterable[MeanLoss]) -> MeanLoss:
+    """The mean over all that these are means over."""
+    return functools.reduce(MeanLoss.joined, means, MeanLoss())
 
 
 class Evaluation:
@@ -88,16 +101,20 @@ class Evaluation:
         """Add a batch of a loader."""
         self._losses.setdefault(loader, MeanLoss()).add(loss, count)
 
-    def means(self) -> dict[str, Tensor]:
+    def means(self, *, is_shared: bool = False) -> dict[str, Tensor]:
         """Ending of the figure's name → mean loss: that over all targets, and where there are several, of each loader.
 
         Empty if there was no batch.
+
+        Args:
+            is_shared: whether each process has evaluated a share, so that the means are those over all of them.
         """
-        whole = MeanLoss()
-        for mean in self._losses.values():
-            whole = whole.joined(mean)
-        each = {f"/{loader}": mean.value() for loader, mean in self._losses.items()} if len(self._losses) > 1 else {}
-        return ({"": whole.value()} | each) if self._losses else {}
+        own = {loader: mean.to("cpu") for loader, mean in self._losses.items()}
+        every = of_all_processes(own) if is_shared else [self._losses]
+        loaders = sorted({loader for of_one in every for loader in of_one})
+        losses = [joined(of_one[loader] for of_one in every if loader in of_one) for loader in loaders]
+        each = {f"/{loader}": mean.value() for loader, mean in zip(loaders, losses, strict=True)}
+        return {"": joined(losses).value(), **(each if len(each) > 1 else {})} if losses else {}
 
 
 class EvaluatedModule(LightningModule):
@@ -155,9 +172,11 @@ class EvaluatedModule(LightningModule):
         self._log_evaluation("test")
 
     def _log_evaluation(self, stage: str) -> None:
-        for ending, mean in self._evaluation.means().items():
-            figures = {f"{name}{ending}": figure for name, figure in self.evaluation_figures(stage, mean).items()}
-            self.log_dict(figures, prog_bar=not ending)
+        is_shared = self.trainer.world_size > 1
+        for ending, mean in self._evaluation.means(is_shared=is_shared).items():
+            figures = self.evaluation_figures(stage, mean.to(self.device))
+            named = {f"{name}{ending}": figure for name, figure in figures.items()}
+            self.log_dict(named, prog_bar=not ending, sync_dist=is_shared)  # which are the same in all processes
 
     def on_predict_epoch_start(self) -> None:
         """Predict from a zero state."""

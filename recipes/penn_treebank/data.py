@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from einops import rearrange
 from lightning import LightningDataModule
 from torch import Tensor
@@ -103,6 +104,8 @@ class SegmentLoader:
     Every segment but the last has `steps` time steps; the last has what is left. Each token but the first of a column
     is a target exactly once in an epoch.
 
+    Where several processes train together, each has its share of the columns.
+
     The loader is stateful: `state_dict` tells which segment comes next. Lightning's Trainer finds `state_dict` and
     `load_state_dict` on a train loader by itself, writes the state into every checkpoint, and loads it before the
     first batch when `Trainer.fit(ckpt_path=...)` resumes in the middle of an epoch. A segment counts as read from the
@@ -147,16 +150,23 @@ class SegmentLoader:
         # Taken here and not at the first batch: an epoch that is started again begins at the beginning.
         first, self._resume_at = self._resume_at, 0
         self._next_segment = first
-        return self._segments_from(first)
+        return self._segments_from(first, self._own_columns())
 
-    def _segments_from(self, first: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _own_columns(self) -> Tensor:
+        """The columns of this process, `(time, column)`; not before an epoch, as processes may join late."""
+        if not (dist.is_available() and dist.is_initialized()):
+            return self._tokens
+        check_share(self._tokens.size(1), dist.get_world_size())
+        return self._tokens.chunk(dist.get_world_size(), dim=1)[dist.get_rank()]
+
+    def _segments_from(self, first: int, tokens: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         for index in range(first, len(self)):
             # Before the yield: a checkpoint is written while the generator waits there. After the last segment the
             # next one is the first again, because Lightning loads a state from the end of an epoch into a new epoch.
             self._next_segment = (index + 1) % len(self)
             start = index * self._steps
-            stop = min(start + self._steps, len(self._tokens) - 1)
-            yield self._tokens[start:stop], self._tokens[start + 1 : stop + 1]
+            stop = min(start + self._steps, len(tokens) - 1)
+            yield tokens[start:stop], tokens[start + 1 : stop + 1]
 
     def state_dict(self) -> dict[str, int]:
         """Where the next epoch or the rest of this one begins.
@@ -180,6 +190,19 @@ class SegmentLoader:
         self._next_segment = self._resume_at = state_dict["next_segment"]
 
 
+def check_share(columns: int, processes: int) -> None:
+    """Refuse a text whose columns cannot be shared out evenly.
+
+    Raises:
+        ValueError: it says so.
+    """
+    if columns % processes:
+        raise ValueError(
+            f"the batch size must be a multiple of the number of processes, {processes}, got {columns}: each process "
+            "reads as many columns of the text; change it, or evaluate in one process, by Trainer(devices=1)"
+        )
+
+
 class PennTreebank(LightningDataModule):
     """Penn Treebank for a Trainer: one loader of consecutive segments for each of train, validation and test.
 
@@ -189,7 +212,7 @@ class PennTreebank(LightningDataModule):
 
     Args:
         data_dir: folder with the three files; without it see `load_text`.
-        batch_size: columns of the train text.
+        batch_size: columns of the train text, over all processes.
         steps: time steps per segment, in all three splits.
         evaluation_batch_size: columns of the validation and of the test text.
         train_tokens: read only so many tokens from the beginning of the train text. The vocabulary is that of the
@@ -237,10 +260,8 @@ class PennTreebank(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Read all three splits, once, whatever the stage."""
         if self.trainer is not None and self.trainer.world_size > 1:
-            raise ValueError(
-                f"`Trainer` must run in one process, got {self.trainer.world_size}: every process would train on the "
-                "same segments; use Trainer(devices=1)"
-            )
+            for columns in (self.batch_size, self.evaluation_batch_size):
+                check_share(columns, self.trainer.world_size)
         if not self._columns:
             self._columns = {
                 "train": batchify(self._train_stream(), self.batch_size),

@@ -125,10 +125,10 @@ def test_train_tokens_beyond_the_text(small_treebank: Path):
         data.train_dataloader()
 
 
-def test_several_processes_are_refused(small_treebank: Path, monkeypatch: pytest.MonkeyPatch):
-    data = PennTreebank(small_treebank, 2, steps=3)
+def test_columns_that_cannot_be_shared_out_are_refused(small_treebank: Path, monkeypatch: pytest.MonkeyPatch):
+    data = PennTreebank(small_treebank, 4, steps=3, evaluation_batch_size=3)
     monkeypatch.setattr(data, "trainer", SimpleNamespace(world_size=2))
-    with pytest.raises(ValueError, match="`Trainer` must run in one process, got 2: .*devices=1"):
+    with pytest.raises(ValueError, match="must be a multiple of the number of processes, 2, got 3: .*devices=1"):
         data.setup("fit")
 
 
