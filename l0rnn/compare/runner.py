@@ -188,9 +188,11 @@ class _Queue:
         self.results = {key: result for key, result in done.items() if "error" not in result}
         self.waiting = [run for run in runs if (run.name, run.seed) not in self.results]
         self.running: list[_Started] = []
+        self.wanted, self.to_train = len(runs), len(self.waiting)
 
     def work(self, deadline: float | None) -> dict[tuple[str, int], dict[str, Any]]:
         """Start and wait, until nothing waits or runs, or time is up."""
+        begun = time.monotonic()
         with _terminated_like_interrupted():
             try:
                 while self.waiting or self.running:
@@ -200,11 +202,21 @@ class _Queue:
                     self._start()
                     time.sleep(POLL if deadline is None else max(0.0, min(POLL, deadline - time.monotonic())))
                     self._collect()
-                    self.board.show([_line(started, self.plan.quality) for started in self.running])
+                    lines = [_line(started, self.plan.quality) for started in self.running]
+                    self.board.show([self._total(begun), *lines] if lines else [])
             finally:
                 self._stop()
                 self.board.show([])
         return self.results
+
+    def _total(self, begun: float) -> str:
+        """How many runs are done, and when all will be, if the others take as long as those of this call."""
+        left = len(self.waiting) + len(self.running)
+        line = f"{self.wanted - left} of {self.wanted} runs done"
+        ended = self.to_train - left
+        if ended < 1:
+            return line
+        return f"{line}, about {(time.monotonic() - begun) / ended * left / 60:.0f} min left"
 
     def _collect(self) -> None:
         for started in list(self.running):
@@ -221,6 +233,11 @@ class _Queue:
         engine.stop([started.handle for started in self.running])
         for started in [started for started in self.running if engine.poll(started.handle) == 0]:
             self._finish(started, 0)
+        for started in self.running:
+            if not (started.job.folder / PROGRESS).exists():
+                self.board.say(
+                    f"{started.run.title}: stopped before its first step; this call had too little time for it"
+                )
         if self.running:
             seconds = time.monotonic() - begun
             self.board.say(f"{len(self.running)} runs stopped in {seconds:.1f} s; the next call goes on from there")

@@ -18,6 +18,7 @@ from l0rnn.compare.runner import check_runs, run_all
 from l0rnn.extras import require
 
 DENSITY = "density"
+HOPELESS = 5  # trials that fail, and none that does not, after which a search gives up
 
 
 @dataclass(frozen=True)
@@ -165,8 +166,8 @@ def search(
         if left <= 0 or not begun:
             break
         _train(optuna, study, begun, plan, runs, out, engine, options)
-        done = [trial for trial in study.trials if trial.state == optuna.trial.TrialState.COMPLETE]
-        if not done and study.trials[-1].state.is_finished():
+        states = [trial.state for trial in study.trials]
+        if optuna.trial.TrialState.COMPLETE not in states and states.count(optuna.trial.TrialState.FAIL) >= HOPELESS:
             raise ValueError(f"no trial could be trained; look at {out / 'runs'}/*/log.txt")
         if any(trial.state == optuna.trial.TrialState.RUNNING for trial in study.trials):
             break  # the time of this call is up

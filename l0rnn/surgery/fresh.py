@@ -89,7 +89,7 @@ def started_otherwise(network: nn.Module) -> dict[str, tuple[float, float]]:
     for name, parameter in network.named_parameters():
         ours, theirs = (tensor.detach().double() for tensor in (parameter, reset[name]))
         a, b = float(ours.square().mean().sqrt()), float(theirs.square().mean().sqrt())
-        is_constant = [bool((tensor == tensor.flatten()[0]).all()) for tensor in (ours, theirs)]
+        is_constant = [tensor.numel() > 1 and bool((tensor == tensor.flatten()[0]).all()) for tensor in (ours, theirs)]
         differs = a != b if any(is_constant) else ours.numel() >= FEW and not 0.75 < a / b < 1.33
         if differs:
             found[name] = (a, b)

@@ -73,6 +73,7 @@ def test_a_start_of_ones_own_is_seen_and_torchs_own_is_not() -> None:
     for seed in range(20):
         torch.manual_seed(seed)
         assert started_otherwise(Tagger()) == {}
+        assert started_otherwise(nn.Linear(4, 1)) == {}  # a single number is not a constant
     network = Tagger()
     nn.init.uniform_(network.encoder.weight_hh_l0, -0.02, 0.02)
     nn.init.zeros_(network.decoder.bias)

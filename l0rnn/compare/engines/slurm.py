@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import threading
 import time
@@ -143,17 +144,17 @@ class SlurmRun:
 
     def __init__(self, job: Job, time_limit: int) -> None:
         self.job, self.time_limit = job, time_limit
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[Any] | None = None
         self.status: int | None = None
 
     def __call__(self) -> int:
         """Train; the exit status of the process."""
         with self.job.log.open("ab") as log:
-            environment = {**os.environ, **self.job.environment()}
-            self.watch(subprocess.Popen(self.job.command(), stdout=log, stderr=log, env=environment))
+            options: dict[str, Any] = {"stdout": log, "stderr": log, "env": {**os.environ, **self.job.environment()}}
+            self.watch(subprocess.Popen(self.job.command(), preexec_fn=_ignore_told, **options))
         return self._wait(float("inf")) or 0
 
-    def watch(self, process: subprocess.Popen[bytes]) -> None:
+    def watch(self, process: subprocess.Popen[Any]) -> None:
         """Note the exit status of the process when it has one."""
         # in a thread: `checkpoint` is called by a signal handler, in which a lock of Popen.wait would never become free
         self.process = process
@@ -182,6 +183,11 @@ class SlurmRun:
                 f"written a checkpoint after {GRACE:.0f} s; raise it, or make a step shorter",
             )
         return again if status == PAUSED and not (self.job.folder / STOP).exists() else None
+
+
+def _ignore_told() -> None:
+    """Slurm tells all processes of a job; the one that trains is asked by the one that submitit runs."""
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
 
 
 def _failed(job: Job, why: str) -> int:
