@@ -46,7 +46,7 @@ def test_a_narrow_layer_starts_as_a_narrow_one_and_not_as_a_part_of_a_wide_one()
 def test_a_shared_weight_starts_as_in_its_first_module() -> None:
     new = fresh(Tagger(tied=True))
     assert new.decoder.weight is new.embedding.weight
-    assert 0.9 < float(new.embedding.weight.detach().std()) < 1.1  # an embedding's N(0, 1), not the small numbers of a Linear
+    assert 0.9 < float(new.embedding.weight.detach().std()) < 1.1  # an embedding's, not a Linear's
 
 
 class Scaled(nn.Module):
