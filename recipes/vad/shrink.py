@@ -31,6 +31,7 @@ from recipes.vad.words import Split
 
 PRUNING = Course(epochs=3, learning_rate=1e-3, remixed=0.5)
 TEACHING = Course(epochs=40, learning_rate=2e-3, remixed=0.5)
+BINS = 40  # frequencies: speech of people needs more of them than the voices of espeak-ng show (README.md)
 
 
 def main() -> None:
@@ -41,6 +42,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("out/vad_cache"), help="folder for the data it makes")
     parser.add_argument("--recordings", type=Path, help="folder of WAV files to compare on (default: download two)")
     parser.add_argument("--like", type=Path, help="result whose widths are taught from random weights")
+    parser.add_argument("--bins", type=int, default=BINS, help="frequencies to keep; 0: as many as the price leaves")
     parser.add_argument("--method", choices=METHODS, default="gates", help="what chooses the units that leave")
     parser.add_argument("--epochs", type=int, default=TEACHING.epochs, help="of teaching, after those of pruning")
     parser.add_argument("--seed", type=int, default=0, help="of all chance but that of the data")
@@ -54,6 +56,7 @@ def main() -> None:
         recordings=options.recordings,
         like=options.like,
         method=options.method,
+        bins=options.bins,
         epochs=options.epochs,
         seed=options.seed,
         quick=options.quick,
@@ -69,6 +72,7 @@ def run(
     recordings: Path | None = None,
     like: Path | None = None,
     method: MethodName = "gates",
+    bins: int = BINS,
     epochs: int = TEACHING.epochs,
     seed: int = 0,
     quick: bool = False,
@@ -89,7 +93,7 @@ def run(
     courses = [replace(course, epochs=1) for course in courses] if quick else courses
     torch.manual_seed(seed)
     if like is None:
-        network, history = pruned_and_taught(density, data, courses, out, method)
+        network, history = pruned_and_taught(density, data, courses, out, method, bins or None)
     else:
         whole = replace(courses[1], epochs=sum(course.epochs for course in courses))
         network = VoiceDetector(_widths(json.loads(like.read_text())))
@@ -100,6 +104,7 @@ def run(
         "name": _name(density, like, courses),
         "asked": density if like is None else None,
         "method": method if like is None else None,
+        "bins": bins or None if like is None else None,
         "like": None if like is None else like.stem,
         "seed": seed,
         **measured(network, out, sounds, data["test"], rounds=2 if quick else 60),
@@ -114,10 +119,15 @@ def run(
 
 
 def pruned_and_taught(
-    density: float, data: dict[Split, Streams], courses: list[Course], out: Path, method: MethodName
+    density: float,
+    data: dict[Split, Streams],
+    courses: list[Course],
+    out: Path,
+    method: MethodName,
+    bins: int | None,
 ) -> tuple[VoiceDetector, list[dict[str, float]]]:
     """The published network pruned under the first course, and what is left taught by the second."""
-    network, history = pruned(load_original(), density, data, courses[0], out=out, method=method)
+    network, history = pruned(load_original(), density, data, courses[0], out=out, method=method, bins=bins)
     history += teach(network, data["train"], data["validation"], courses[1], out=out / "teaching.pt", title="teaching")
     return network, history
 

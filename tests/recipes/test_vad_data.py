@@ -288,6 +288,25 @@ def test_frequencies_channels_and_units_leave_together(method, tmp_path):
     assert all(kept)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_the_frequencies_that_were_asked_for_stay(method, tmp_path):
+    data = {"train": lesson(), "validation": lesson(1)}
+    network, history = pruned(pupil(), 0.43, data, COURSE, out=tmp_path, method=method, bins=7)
+    before, after = Widths(16, (6, 5, 4, 6), 8), widths_of(network)
+    assert after.bins == 7
+    assert multiply_adds(after) <= 0.43 * multiply_adds(before)
+    assert len(history) == 1 + COURSE.epochs
+    assert history[-1]["density"] == pytest.approx(multiply_adds(after) / multiply_adds(before))
+
+
+@pytest.mark.parametrize(
+    ("bins", "says"), [(0, "at least 1"), (16, "fewer than the 16"), (12, "12 frequencies alone are .* higher density")]
+)
+def test_impossible_numbers_of_frequencies(bins, says, tmp_path):
+    with pytest.raises(ValueError, match=says):
+        pruned(pupil(), 0.5, {}, COURSE, out=tmp_path, bins=bins)
+
+
 def test_a_stopped_pruning_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch):
     data = {"train": lesson(), "validation": lesson(1)}
     whole, history = pruned(pupil(), 0.5, data, COURSE, out=tmp_path / "whole")
