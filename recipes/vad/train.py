@@ -17,7 +17,7 @@ from tqdm import tqdm
 from l0rnn import Pruner
 from recipes.vad.data import Streams
 from recipes.vad.evaluate import scored
-from recipes.vad.network import VoiceDetector, probabilities
+from recipes.vad.network import RATE, VoiceDetector, probabilities
 from recipes.vad.original import load_original
 
 
@@ -122,6 +122,8 @@ def teach(
 def remixed(sound: Tensor, draw: np.random.Generator) -> Tensor:
     """Other streams out of some: each with another one behind it, through a smooth filter of its own, at another level.
 
+    Every third has nothing above 4 kHz, as what was recorded at 8 kHz, or above a frequency between 3 and 8 kHz.
+
     Args:
         sound: `(batch, samples)`.
         draw: where chance comes from.
@@ -133,7 +135,10 @@ def remixed(sound: Tensor, draw: np.random.Generator) -> Tensor:
     points = np.linspace(0, 1, 9) ** 2 * (spectrum.size(1) - 1)
     places = np.arange(spectrum.size(1))
     decibels = [np.interp(places, points, draw.uniform(-8, 8, 9)) for _ in range(batch)]
-    filtered = torch.fft.irfft(spectrum * torch.from_numpy(10 ** (np.stack(decibels) / 20)).float(), samples)
+    highest = np.where(draw.random((batch, 1)) < 0.5, 4_000, draw.uniform(3_000, RATE / 2, (batch, 1)))
+    is_narrow = draw.random((batch, 1)) < 1 / 3
+    passes = ~is_narrow | (places / spectrum.size(1) * RATE / 2 < highest)
+    filtered = torch.fft.irfft(spectrum * torch.from_numpy(10 ** (np.stack(decibels) / 20) * passes).float(), samples)
     loudest = torch.from_numpy(10 ** (draw.uniform(-35, -1, (batch, 1)) / 20)).float()
     return filtered * (loudest / filtered.abs().amax(1, keepdim=True).clamp_min(1e-6))
 
