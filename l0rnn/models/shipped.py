@@ -103,7 +103,7 @@ _SHIPPED = (
         licence="MIT",
         made_by="python -m recipes.vad.shrink --density 0.25",
         folder=_WEIGHTS / "vad",
-        files={"silero_vad_small_16k.onnx": "ccd27463e26e7dce8e12c292e92a8621b07e1f93d5365018f05b8b1a1a55da8a"},
+        files={"silero_vad_small_16k.onnx": "a99d0851a7bf4a45485b23fe284f3f7e64dc92a1443bba073cbda277ae3e8670"},
         open=lambda folder: VoiceActivity(folder / "silero_vad_small_16k.onnx"),
     ),
     ShippedModel(
