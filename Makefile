@@ -5,7 +5,7 @@ PYTHON ?= python3
 TORCH := $(shell grep '^torch==' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo web test lint bench package clean
+.PHONY: help venv demo web test lint bench docs package clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,10 @@ lint: venv  ## check style, format and types
 
 bench: venv  ## measure the latency of dense and shrunken layers, and hold it against its limits
 	$(BIN)/python -m l0rnn.bench
+
+docs: venv  ## build the site into out/site, each of its pages and links checked (Python 3.11 or newer)
+	$(BIN)/sphinx-build -q -W --keep-going -c docs . out/site
+	@echo "the site is in out/site/index.html"
 
 package: venv  ## build wheel and source archive into dist, install the wheel elsewhere and run the examples there
 	.ci/package
