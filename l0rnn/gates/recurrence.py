@@ -12,7 +12,7 @@ Reference:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal, TypeVar
 
@@ -50,6 +50,7 @@ class GatedRecurrence(nn.RNNBase):
     input_gates: GateView | None = None  # of what a layer in a gated network reads
     recurrent_dropout = RecurrentDropout()  # in training; anything but the default is for `(time, batch, feature)` only
     skips_closed_units: bool | None = None  # None: where it pays; False: never, to measure what it gains; True: try to
+    watch: Callable[[Sequence[str], Tensor, Tensor], None] | None = None  # is shown what each layer reads and gives
 
     def _add_gates(self, units: GatedUnits, open_probability: float, distribution: HardConcrete | None) -> None:
         if units not in ("input", "hidden", "both"):
@@ -167,7 +168,7 @@ class GatedRecurrence(nn.RNNBase):
             open_units = OpenUnits(self, input_values)
             if open_units.pays():
                 return open_units.run(data, state, batch_sizes, kernel)
-        if data.device.type == "cpu" or (self.training and self.recurrent_dropout.is_locked):
+        if data.device.type == "cpu" or self.watch is not None or (self.training and self.recurrent_dropout.is_locked):
             return self._run_by_layer(data, state, batch_sizes, kernel)
         weights = self.folded_weights()
         output, final = call_kernel(self, kernel, data, state, weights, batch_sizes, self.num_layers, self.dropout)
@@ -186,7 +187,10 @@ class GatedRecurrence(nn.RNNBase):
             if before:
                 data = self.dropped(self._scale(data, before))
             weights = [weight for key in keys for weight in self._layer_weights(key)]
-            return call_kernel(self, kernel, data, state, weights, batch_sizes)
+            output, ends = call_kernel(self, kernel, data, state, weights, batch_sizes)
+            if self.watch is not None:
+                self.watch(keys, data, output)
+            return output, ends
 
         rows = self.layer_rows()
         layers = [[partial(run, before, keys)] for before, keys in zip([[], *rows], rows, strict=False)]
