@@ -110,6 +110,10 @@ class Gates(nn.Module):
         """The gates of evaluation, `(unit,)`: the ones that surgery folds into the weights."""
         return self.fixed if self._is_frozen else self.distribution.deterministic(self.log_alpha)
 
+    def mean(self) -> Tensor:
+        """What the gates are in training on average, `(unit,)`."""
+        return self.distribution.mean(self.log_alpha) if self.noise and not self._is_frozen else self.deterministic()
+
     def open_probability(self) -> Tensor:
         """P(gate ≠ 0) of each unit, `(unit,)`."""
         return self.distribution.open_probability(self.log_alpha)

@@ -17,31 +17,53 @@ from l0rnn.gates.gates import Gates, GateView, KeptView
 from l0rnn.gates.hard_concrete import HardConcrete
 from l0rnn.gates.readers import GATED, Folded, Reader, fold_parameter_, forget_gates_, plain_class
 from l0rnn.gates.recurrence import GatedRecurrence, gate_in_network_, ungate_
+from l0rnn.gates.transforms import needs_plain_operations
+from l0rnn.recurrent.nested import map_tensors
 from l0rnn.tracing.trace import is_without_gates
 from l0rnn.tracing.units import STAYS, Units
 
 NAME = "unit_gates"  # under which a network holds its gates
+MOST_CALLS = 8  # of one step with accumulated gradients that are remembered
 LEFT_OUT = "_ddp_params_and_buffers_to_ignore"  # where torch's DistributedDataParallel looks for names to leave out
 
 
 class DrawGates:
-    """Forward pre-hook of a network: draws all its gates, once per pass."""
+    """Forward pre-hook of a network: draws all its gates, once per pass.
+
+    Attributes:
+        keeps_calls: whether to remember in `calls`, for a repair, the arguments of the last training passes of a step.
+        is_step_over: whether the next of them is of another step than those in `calls`.
+    """
 
     def __init__(self, gates: Gates) -> None:
         self.gates = gates
         self.views: list[GateView] = []
         self.readers: list[Reader] = []
+        self.keeps_calls, self.is_step_over = False, False
+        self.calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
-    def __call__(self, module: nn.Module, inputs: Any) -> None:
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Draw all gates, and let readers compute what depends on them."""
         if is_without_gates():
             return
+        if self.keeps_calls and module.training and torch.is_grad_enabled() and not needs_plain_operations():
+            self._remember(args, kwargs)
         self.gates.draw()
         if torch.is_grad_enabled():
             for view in self.views:
                 _ = view.value
             for reader in self.readers:
                 reader.prepare()
+
+    def _remember(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self.is_step_over:
+            self.calls, self.is_step_over = [], False
+        # a state that is carried over from the step before may hang on its graph
+        own = map_tensors(lambda part: part.detach() if isinstance(part, torch.Tensor) else part, (args, kwargs))
+        self.calls = [*self.calls, own][-MOST_CALLS:]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "calls": []}  # a copy or a file of the network needs no data
 
 
 def gate_network_(
@@ -86,7 +108,7 @@ def gate_network_(
         dtype=like.dtype if like.dtype in (torch.float32, torch.float64) else torch.float32,
     )
     network.add_module(NAME, gates.train(network.training))
-    network.register_forward_pre_hook(DrawGates(gates))
+    network.register_forward_pre_hook(DrawGates(gates), with_kwargs=True)
     attach_readers_(network, units, gates)
     leave_to_pruner_(network)
     return gates
@@ -104,7 +126,7 @@ def leave_to_pruner_(module: nn.Module) -> None:
 
 def attach_readers_(network: nn.Module, units: Units, gates: Gates) -> None:
     """Let everything that reads units look at their gates; again after units were removed."""
-    draws = next(hook for hook in network._forward_pre_hooks.values() if isinstance(hook, DrawGates))
+    draws = draws_of(network)
     draws.views, draws.readers = [], []
     used_elsewhere = _used_elsewhere(units)
     for weight in units.weights.values():
@@ -127,6 +149,11 @@ def attach_readers_(network: nn.Module, units: Units, gates: Gates) -> None:
             _gate_recurrent_(module)
         elif isinstance(module, Reader):
             draws.readers.append(module)
+
+
+def draws_of(network: nn.Module) -> DrawGates:
+    """The hook that draws the gates of a gated network."""
+    return next(hook for hook in network._forward_pre_hooks.values() if isinstance(hook, DrawGates))
 
 
 def _used_elsewhere(units: Units) -> set[str]:
@@ -190,6 +217,7 @@ def ungate_network_(network: nn.Module) -> nn.Module:
     for handle, hook in list(network._forward_pre_hooks.items()):
         if isinstance(hook, DrawGates):
             del network._forward_pre_hooks[handle]
+            network._forward_pre_hooks_with_kwargs.pop(handle, None)
     for module in network.modules():
         if isinstance(module, GatedRecurrence):
             ungate_(module)

@@ -43,6 +43,7 @@ class BrainSurgeon(GradualUnits):
         decay: of the running mean, in [0, 1).
         damping: what is added to the diagonal of F, as a multiple of its mean, > 0.
         units: which units can be removed, see `UnitMethod`.
+        repair: whether what reads units that close takes over from the others, see `UnitMethod`.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -79,8 +80,9 @@ class BrainSurgeon(GradualUnits):
         decay: float = 0.99,
         damping: float = 0.1,
         units: PrunedUnits = "all",
+        repair: bool = True,
     ) -> None:
-        super().__init__(density, start=start, end=end, frequency=frequency, units=units)
+        super().__init__(density, start=start, end=end, frequency=frequency, units=units, repair=repair)
         if not 0 <= decay < 1:
             raise ValueError(f"`decay` must be in [0, 1), got {decay}")
         if not 0 < damping < float("inf"):
@@ -163,6 +165,9 @@ class BrainSurgeon(GradualUnits):
             costs -= float(saved[axis_of[open[place]]])
             if costs <= limit:  # an LSTM with a projection may need more cells than are open
                 costs = self._cost.kept(self.traced.by_axis(units_to_keep(self.traced, keep.float()))).multiply_adds
+        if self.repair:
+            self.close_and_repair_(keep)
+            return
         self.close_(keep)
         factors = torch.ones(self.traced.count).index_copy(0, open, (1 + surgery.change).float().clamp(LEAST, MOST))
         self._scale_readers_(torch.where(keep, factors, 1.0))

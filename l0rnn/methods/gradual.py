@@ -26,6 +26,7 @@ class GradualUnits(UnitMethod):
         end: fraction of the training at which the density is met; equal to ``start`` to prune in one shot.
         frequency: from one pruning to the next: a fraction of the training below 1, else optimiser steps.
         units: which units can be removed, see `UnitMethod`.
+        repair: whether what reads units that close takes over from the others, see `UnitMethod`.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -42,8 +43,9 @@ class GradualUnits(UnitMethod):
         end: float = 0.6,
         frequency: float = 0.01,
         units: PrunedUnits = "all",
+        repair: bool = True,
     ) -> None:
-        super().__init__(units)
+        super().__init__(units, repair=repair)
         check_density(density)
         if not 0 <= start <= end <= 1:
             raise ValueError(

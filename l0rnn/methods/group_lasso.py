@@ -52,6 +52,7 @@ class GroupLasso(UnitMethod):
             a unit can shrink while its embedding grows, at no loss.
         frequency: how often units are looked for that can be closed: a fraction of the training below 1, else
             optimiser steps.
+        repair: whether what reads units that the density closes takes over from the others, see `UnitMethod`.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -84,8 +85,9 @@ class GroupLasso(UnitMethod):
         scale_by_size: bool = False,
         embedding: bool = False,
         frequency: float = 0.01,
+        repair: bool = True,
     ) -> None:
-        super().__init__(units)
+        super().__init__(units, repair=repair)
         if not weight > 0:
             raise ValueError(f"`weight` must be > 0, got {weight}; use the method `Dense` for an unpruned run")
         if not threshold >= 0:

@@ -33,6 +33,7 @@ class L0Gates(UnitMethod):
         freeze: fraction of the training after which gates are fixed, in (0, 1]; the objective has to start before.
         noise: whether gates are random in training, as published. Without, the network trains with the gates it is
             evaluated with, and only the price follows P(gate ≠ 0).
+        repair: whether what reads units that close at ``freeze`` takes over from the others, see `UnitMethod`.
         distribution: the hard concrete distribution.
 
     Raises:
@@ -61,9 +62,10 @@ class L0Gates(UnitMethod):
         spread: float = 0.1,
         freeze: float = 0.6,
         noise: bool = True,
+        repair: bool = True,
         distribution: HardConcrete | None = None,
     ) -> None:
-        super().__init__(units)
+        super().__init__(units, repair=repair)
         if not 0 < open_probability < 1:
             raise ValueError(f"`open_probability` must be in (0, 1) for gates that learn, got {open_probability}")
         if not spread >= 0:
@@ -141,7 +143,7 @@ class L0Gates(UnitMethod):
 
     def settle_(self) -> None:
         """Fix all gates for good: those of `settled` open, the others closed."""
-        self.close_(self.settled())
+        self.close_and_repair_(self.settled())
 
     def settled(self) -> Tensor:
         """Which units to keep for good, bool `(unit,)`.

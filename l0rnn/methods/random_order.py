@@ -25,6 +25,7 @@ class RandomOrder(GradualUnits):
         frequency: from one pruning to the next: a fraction of the training below 1, else optimiser steps.
         seed: of the random order; the global random state is left alone.
         units: which units can be removed, see `UnitMethod`.
+        repair: whether what reads units that close takes over from the others, see `UnitMethod`.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -57,8 +58,9 @@ class RandomOrder(GradualUnits):
         frequency: float = 0.01,
         seed: int = 0,
         units: PrunedUnits = "all",
+        repair: bool = True,
     ) -> None:
-        super().__init__(density, start=start, end=end, frequency=frequency, units=units)
+        super().__init__(density, start=start, end=end, frequency=frequency, units=units, repair=repair)
         self.seed = seed
 
     def attach(self, network: nn.Module, units: Units) -> None:

@@ -40,7 +40,7 @@ class RandomUnits(UnitMethod):
     """
 
     def __init__(self, density: float, *, seed: int = 0, units: PrunedUnits = "all") -> None:
-        super().__init__(units)
+        super().__init__(units, repair=False)  # nothing has been learnt yet
         check_density(density)
         self.density = density
         self.seed = seed

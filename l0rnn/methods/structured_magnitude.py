@@ -23,6 +23,7 @@ class StructuredMagnitude(GradualUnits):
         end: fraction of the training at which the density is met; equal to ``start`` to prune in one shot.
         frequency: from one pruning to the next: a fraction of the training below 1, else optimiser steps.
         units: which units can be removed, see `UnitMethod`.
+        repair: whether what reads units that close takes over from the others, see `UnitMethod`.
         embedding: whether the weights of an embedding count for its units, beside those that read them.
 
     Raises:
@@ -54,9 +55,10 @@ class StructuredMagnitude(GradualUnits):
         end: float = 0.6,
         frequency: float = 0.01,
         units: PrunedUnits = "all",
+        repair: bool = True,
         embedding: bool = False,
     ) -> None:
-        super().__init__(density, start=start, end=end, frequency=frequency, units=units)
+        super().__init__(density, start=start, end=end, frequency=frequency, units=units, repair=repair)
         self.embedding = embedding
 
     def close_down_to_(self, density: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Literal
 
@@ -12,10 +13,13 @@ from l0rnn.cost.budget import Budget
 from l0rnn.cost.cost import Cost, CostOf
 from l0rnn.gates.gates import Gates
 from l0rnn.gates.hard_concrete import HardConcrete
-from l0rnn.gates.network import gate_network_
+from l0rnn.gates.network import draws_of, gate_network_
 from l0rnn.methods.method import Method
 from l0rnn.surgery.kept import units_to_keep
+from l0rnn.surgery.repair import repair_
 from l0rnn.tracing.units import Units
+
+log = logging.getLogger(__name__)
 
 PrunedUnits = Literal["input", "hidden", "both", "all"]
 KINDS: dict[str, tuple[str, ...]] = {
@@ -36,13 +40,17 @@ class UnitMethod(Method):
         units: which units can be removed: ``"hidden"``, those of recurrent layers; ``"input"``, those that recurrent
             layers read from others; ``"both"``; or ``"all"``, every unit that can be, such as the channels of
             convolutions in front.
+        repair: whether what reads units that close takes over from those that stay, see `l0rnn.surgery.repair`. It
+            costs one more pass, in evaluation mode, over the batches of each step in which units close.
     """
 
-    def __init__(self, units: PrunedUnits = "all") -> None:
+    def __init__(self, units: PrunedUnits = "all", *, repair: bool = True) -> None:
         super().__init__()
         if units not in KINDS:
             raise ValueError(f"`units` must be {', '.join(map(repr, KINDS))}, got {units!r}")
         self.units: PrunedUnits = units
+        self.repair = repair
+        self._not_repaired: dict[str, str] = {}  # weights → why, as far as it has been said
         # the module belongs to the network; in a list it is not registered, so that no parameter is saved twice
         self._own: list[Gates] = []
         self.traced = Units()
@@ -77,6 +85,7 @@ class UnitMethod(Method):
         )
         super().attach(network, units)
         self._own = [gates]
+        draws_of(network).keeps_calls = self.repair
         self.traced, self._cost, self.dense = chosen, own_cost, own_cost.kept()
         self.left = torch.arange(chosen.count)
         if open_probability == 1:
@@ -85,6 +94,32 @@ class UnitMethod(Method):
     def close_(self, keep: Tensor) -> None:
         """Fix all gates: open for the units to keep, bool `(unit,)`, closed for the others."""
         self.own_gates.freeze_(keep)
+
+    @torch.no_grad()
+    def close_and_repair_(self, keep: Tensor) -> None:
+        """As `close_`, and let what reads the units that close take over from the others, unless ``repair`` is False.
+
+        The batches are those of this step, so that a training that goes on from a checkpoint does the same.
+        """
+        before = self.own_gates.mean().clone()
+        self.close_(keep)
+        after = self.own_gates.deterministic()
+        if not self.repair or not bool(((before != 0) & (after == 0)).any()):
+            return
+        network = self._network[0]
+        calls = draws_of(network).calls
+        if calls:
+            left_out = repair_(network, self.traced, torch.where(after != 0, after, before), after, calls)
+        else:
+            left_out = {"any layer": "the network as a whole has not been called in training mode in this step"}
+        if new := {name: why for name, why in left_out.items() if name not in self._not_repaired}:
+            self._not_repaired |= new
+            log.info("not repaired where units close: %s", "; ".join(f"{name}: {why}" for name, why in new.items()))
+
+    def after_step(self, step: int) -> None:
+        """Follow an optimiser step, the ``step``-th, counted from 1. Subclasses call this first."""
+        super().after_step(step)
+        draws_of(self._network[0]).is_step_over = True  # calls from now on are of the next one
 
     def open_all_(self) -> None:
         """Fix all gates open, and choose again; for `start_afresh_` where gates are not trained."""
@@ -103,7 +138,7 @@ class UnitMethod(Method):
         is_open = self.own_gates.keep()
         ranked = scores.to(is_open.device).masked_fill(~is_open, -torch.inf)
         within = self.best_within(ranked, {"multiply_adds": density * self.dense.multiply_adds})
-        self.close_(within.to(is_open.device) & is_open)
+        self.close_and_repair_(within.to(is_open.device) & is_open)
 
     def redraw_(self, units: Units, left: Tensor) -> None:
         """Go on with fewer units, after some have been removed from the network.

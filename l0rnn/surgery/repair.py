@@ -1,4 +1,4 @@
-"""Repair at the cut: what is left of the units that a layer reads takes over, as well as a linear map can, from the rest.
+"""Repair at the cut: the units that stay take over from those that close, as well as a linear map can.
 
 A layer reads x, of which the columns C are about to close and the columns J stay. With the moments of x over a few
 batches, x_C is predicted from x_J and from the constant 1 by least squares, ``x_C ≈ P x_J + p``; the layer then gets
@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from l0rnn.gates.gates import Gates
@@ -23,9 +24,10 @@ from l0rnn.gates.recurrence import GatedRecurrence
 from l0rnn.surgery.proof import evaluating
 from l0rnn.surgery.shrink import gated_by
 from l0rnn.surgery.sizes import raw_tensor
-from l0rnn.tracing.units import STAYS, Units, Weight
+from l0rnn.tracing.units import STAYS, Units, Weight, scales
 
-RIDGE = 1e-3  # added to the diagonal of the moments, as a multiple of its mean: a singular one is inverted like others
+RIDGE = 1e-2  # added to the diagonal of the moments, as a multiple of its mean, which inverts singular ones too
+ROWS = 2**14  # of what a layer reads that are summed at a time
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]  # positional and keyword arguments of a network's forward
 
@@ -46,10 +48,11 @@ class Moments:
 
     def add(self, values: Tensor) -> None:
         """Add some `(…, feature)`."""
-        rows = values.detach().flatten(0, -2)
-        rows = torch.cat((rows.float() if rows.dtype.itemsize < 4 else rows, rows.new_ones(len(rows), 1)), 1)
-        own = (rows.T @ rows).cpu().double()
-        self.total = own if self.total is None else self.total + own
+        wide = torch.float32 if values.device.type == "mps" else torch.float64  # a device without the latter
+        for rows in values.detach().flatten(0, -2).split(ROWS):
+            rows = torch.cat((rows.to(wide), rows.new_ones(len(rows), 1, dtype=wide)), 1)
+            own = (rows.T @ rows).cpu().double()
+            self.total = own if self.total is None else self.total + own
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,8 @@ def repair_(network: nn.Module, units: Units, before: Tensor, after: Tensor, cal
         units: its units.
         before: gates that it computes with now, `(unit,)`.
         after: gates that it will compute with, `(unit,)`; some are 0 that were none.
-        calls: arguments of its forward to run it on, such as those of the last step.
+        calls: arguments of its forward to run it on, such as those of the last step. Processes of one training, each
+            with its own, do the same with the moments of all.
 
     Returns:
         Weights that read units and were not repaired → why.
@@ -100,7 +104,7 @@ def repair_(network: nn.Module, units: Units, before: Tensor, after: Tensor, cal
     readers, left_out = _readers(network, units, (before != 0) & (after == 0))
     found = _moments(network, units, before, readers, calls)
     for name, reader in readers.items():
-        moments = found[name].total
+        moments = _over_processes(found[name].total, reader.weight.shape[1] + 1)
         if moments is None:
             left_out[name] = "its layer has not run"
         elif not bool(moments.isfinite().all()):
@@ -178,6 +182,17 @@ def _moments(
     return found
 
 
+def _over_processes(total: Tensor | None, size: int) -> Tensor | None:
+    """The sum over all processes of a training, which must all change their weights alike; each has other batches."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return total
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    summed = torch.zeros(size, size, dtype=torch.float64) if total is None else total
+    summed = summed.to(device)
+    dist.all_reduce(summed)
+    return summed.cpu() if bool(summed.any()) else None
+
+
 def _add_gated(moments: Moments, gates: Tensor, values: Tensor, *, is_gated: bool = False) -> None:
     moments.add(values if is_gated else values * gates.to(values))
 
@@ -195,9 +210,7 @@ def _add_inputs(
         add(values[0].movedim(-1 - len(module.kernel_size), -1) if is_conv else values[0])  # type: ignore[arg-type]
 
 
-def _add_layer(
-    adders: Mapping[str, Callable[..., None]], keys: Sequence[str], data: Tensor, output: Tensor
-) -> None:
+def _add_layer(adders: Mapping[str, Callable[..., None]], keys: Sequence[str], data: Tensor, output: Tensor) -> None:
     """What one layer of a stack reads: its input, which comes in gated, and its own output of the step before."""
     for key, own in zip(keys, output.chunk(len(keys), -1), strict=True):
         if f"weight_ih_{key}" in adders:
@@ -211,7 +224,9 @@ def _as_it_was(network: nn.Module) -> Iterator[None]:
     """What modules remember from one call to the next is afterwards as it was before."""
     modules = [module for module in network.modules() if not isinstance(module, Gates)]  # who count their draws
     attributes = [(module, dict(vars(module)), dict(module._buffers)) for module in modules]
-    values = [(buffer, buffer.clone()) for module in modules for buffer in module._buffers.values() if buffer is not None]
+    values = [
+        (buffer, buffer.clone()) for module in modules for buffer in module._buffers.values() if buffer is not None
+    ]
     try:
         yield
     finally:
@@ -225,8 +240,7 @@ def _as_it_was(network: nn.Module) -> Iterator[None]:
 
 def _columns(weight: Weight, gates: Tensor) -> Tensor:
     """The gate of what is read by each column, 1 where there is none: `(column,)`."""
-    numbers, is_read = weight.units[1], weight.is_read[1]
-    return torch.where(is_read & (numbers != STAYS), gates.cpu()[numbers.clamp(min=0)], 1.0)
+    return dict(scales(weight, gates.cpu())).get(1, torch.ones(weight.shape[1]))
 
 
 def _repair_reader_(network: nn.Module, reader: Reader, before: Tensor, after: Tensor, moments: Tensor) -> None:
@@ -247,7 +261,9 @@ def _repair_reader_(network: nn.Module, reader: Reader, before: Tensor, after: T
         raw_tensor(network, reader.bias).add_(more.reshape(len(more), -1).sum(1).to(weight))  # over a kernel's places
 
 
-def predictor(moments: Tensor, kept: Tensor, gone: Tensor, *, has_constant: bool = True) -> tuple[Tensor, Tensor]:
+def predictor(
+    moments: Tensor, kept: Tensor, gone: Tensor, *, has_constant: bool = True, ridge: float | None = None
+) -> tuple[Tensor, Tensor]:
     """Best linear prediction of some features from others.
 
     Args:
@@ -255,22 +271,28 @@ def predictor(moments: Tensor, kept: Tensor, gone: Tensor, *, has_constant: bool
         kept: numbers of the features that predict.
         gone: numbers of those that are predicted.
         has_constant: whether the constant may predict too.
+        ridge: what is added to the diagonal, as a multiple of its mean; `RIDGE` if None.
 
     Returns:
         Weights `(gone, kept)` and constants `(gone,)`.
 
     Example:
         >>> moments = Moments()
-        >>> moments.add(torch.tensor([[0.0, 1.0], [1.0, 3.0], [2.0, 5.0]]))
+        >>> moments.add(torch.tensor([[0.0, 1.0], [1.0, 3.0], [2.0, 5.0]]))  # 2 x + 1
         >>> weights, constants = predictor(moments.total, torch.tensor([0]), torch.tensor([1]))
-        >>> f"{weights.item():.2f} x + {constants.item():.2f}"
-        '2.00 x + 1.00'
+        >>> f"{weights.item():.1f} x + {constants.item():.1f}"
+        '2.0 x + 1.0'
     """
     total = moments / moments[-1, -1].clamp(min=1)
     mean = total[-1, :-1] if has_constant else torch.zeros_like(total[-1, :-1])
-    spread = total[:-1, :-1] - torch.outer(mean, mean)  # the constant takes the means, and is not held back by the ridge
+    spread = total[:-1, :-1] - torch.outer(
+        mean, mean
+    )  # the constant takes the means, and is not held back by the ridge
     own = spread[kept][:, kept]
-    ridge = (RIDGE * own.diagonal().mean()).clamp(min=torch.finfo(own.dtype).tiny) if len(kept) else 0.0
-    own = own + ridge * torch.eye(len(kept), dtype=own.dtype)
-    weights = torch.linalg.solve(own, spread[kept][:, gone]).T if len(kept) else spread.new_zeros(len(gone), 0)
+    size = own.diagonal().mean()
+    if not size > 0:  # features that never change, or none: nothing but the constant can tell of others
+        weights = spread.new_zeros(len(gone), len(kept))
+    else:
+        own.diagonal().add_((RIDGE if ridge is None else ridge) * size)
+        weights = torch.linalg.solve(own, spread[kept][:, gone]).T
     return weights, mean[gone] - weights @ mean[kept]
