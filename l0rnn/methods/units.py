@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +53,7 @@ class UnitMethod(Method):
         self._not_repaired: dict[str, str] = {}  # weights → why, as far as it has been said
         # the module belongs to the network; in a list it is not registered, so that no parameter is saved twice
         self._own: list[Gates] = []
+        self.group: Any = None  # torch's group of the processes of this training, if there are several
         self.traced = Units()
 
     @property
@@ -109,7 +110,9 @@ class UnitMethod(Method):
         network = self._network[0]
         calls = draws_of(network).calls
         if calls:
-            left_out = repair_(network, self.traced, torch.where(after != 0, after, before), after, calls)
+            left_out = repair_(
+                network, self.traced, torch.where(after != 0, after, before), after, calls, group=self.group
+            )
         else:
             left_out = {"any layer": "the network as a whole has not been called in training mode in this step"}
         if new := {name: why for name, why in left_out.items() if name not in self._not_repaired}:

@@ -73,7 +73,9 @@ class Reader:
 
 
 @torch.no_grad()
-def repair_(network: nn.Module, units: Units, before: Tensor, after: Tensor, calls: Sequence[Call]) -> dict[str, str]:
+def repair_(
+    network: nn.Module, units: Units, before: Tensor, after: Tensor, calls: Sequence[Call], *, group: Any = None
+) -> dict[str, str]:
     """Change what reads units so that a network with fewer of them computes nearly what it does now, in place.
 
     Args:
@@ -81,8 +83,9 @@ def repair_(network: nn.Module, units: Units, before: Tensor, after: Tensor, cal
         units: its units.
         before: gates that it computes with now, `(unit,)`.
         after: gates that it will compute with, `(unit,)`; some are 0 that were none.
-        calls: arguments of its forward to run it on, such as those of the last step. Processes of one training, each
-            with its own, do the same with the moments of all.
+        calls: arguments of its forward to run it on, such as those of the last step.
+        group: torch's group of processes that train copies of the network, each on data of its own: all repair alike,
+            with the moments of all. None for one process.
 
     Returns:
         Weights that read units and were not repaired → why.
@@ -104,7 +107,9 @@ def repair_(network: nn.Module, units: Units, before: Tensor, after: Tensor, cal
     readers, left_out = _readers(network, units, (before != 0) & (after == 0))
     found = _moments(network, units, before, readers, calls)
     for name, reader in readers.items():
-        moments = _over_processes(found[name].total, reader.weight.shape[1] + 1)
+        moments = _over_processes(
+            found[name].total, reader.weight.shape[1] + 1, group, next(network.parameters()).device
+        )
         if moments is None:
             left_out[name] = "its layer has not run"
         elif not bool(moments.isfinite().all()):
@@ -182,14 +187,13 @@ def _moments(
     return found
 
 
-def _over_processes(total: Tensor | None, size: int) -> Tensor | None:
+def _over_processes(total: Tensor | None, size: int, group: Any, device: torch.device) -> Tensor | None:
     """The sum over all processes of a training, which must all change their weights alike; each has other batches."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    if group is None:
         return total
-    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
     summed = torch.zeros(size, size, dtype=torch.float64) if total is None else total
     summed = summed.to(device)
-    dist.all_reduce(summed)
+    dist.all_reduce(summed, group=group)
     return summed.cpu() if bool(summed.any()) else None
 
 

@@ -194,6 +194,8 @@ class Pruner:
         replicas.refuse_differences(facts)
         replicas.start_alike_(gates)
         self._replicas = replicas
+        if isinstance(self.method, UnitMethod):
+            self.method.group = replicas.group
 
     def _check_gates(self, gates: list[nn.Parameter]) -> None:
         if self._left and any(not torch.equal(a, b) for a, b in zip(self._left, gates, strict=True)):

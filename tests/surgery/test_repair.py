@@ -370,19 +370,20 @@ def test_calls_are_those_of_one_step_in_training_and_no_copy_takes_them_along() 
 def repaired_in(process: int, folder: str) -> None:
     """One of two processes, each with half of the data."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=process, world_size=2)
-    _, weight = repaired(torch.randn(2, 50, 3, generator=torch.Generator().manual_seed(1))[process])
+    whole = torch.randn(2, 50, 3, generator=torch.Generator().manual_seed(1))
+    weight = repaired(whole[process], torch.distributed.group.WORLD)
     torch.save(weight, f"{folder}/{process}")
     torch.distributed.destroy_process_group()
 
 
-def repaired(x: Tensor) -> tuple[Any, Tensor]:
+def repaired(x: Tensor, group: Any = None) -> Tensor:
     torch.manual_seed(0)
     network: Any = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 2))
     units = traced(network, x)
     gate_network_(network, units, open_probability=1.0)
     after = half_gone(units)
-    repair_(network, units, torch.ones_like(after), after, [((x,), {})])
-    return network, network[2].weight.detach().clone()
+    repair_(network, units, torch.ones_like(after), after, [((x,), {})], group=group)
+    return network[2].weight.detach().clone()
 
 
 def test_processes_of_one_training_repair_alike_from_the_data_of_all(tmp_path: Path) -> None:
@@ -390,8 +391,8 @@ def test_processes_of_one_training_repair_alike_from_the_data_of_all(tmp_path: P
     one, other = (torch.load(tmp_path / str(process)) for process in range(2))
     assert torch.equal(one, other)
     whole = torch.randn(2, 50, 3, generator=torch.Generator().manual_seed(1))
-    torch.testing.assert_close(one, repaired(whole.flatten(0, 1))[1])
-    assert not torch.allclose(one, repaired(whole[0])[1], atol=1e-4)
+    torch.testing.assert_close(one, repaired(whole.flatten(0, 1)))
+    assert not torch.allclose(one, repaired(whole[0]), atol=1e-4)
 
 
 def test_a_cut_costs_as_much_as_a_few_steps() -> None:
