@@ -10,6 +10,7 @@ from l0rnn.compare.plan import TASK, Plan, read_plan, task_plan
 from l0rnn.compare.plot import plot_comparison
 from l0rnn.compare.report import compare, write_comparison
 from l0rnn.compare.runner import run_all
+from l0rnn.report import write_page
 
 OF_TASKS = ("methods", "densities", "seeds", "epochs")
 OF_ENGINES = {  # option → engines that have it
@@ -55,7 +56,14 @@ def run(options: argparse.Namespace) -> None:
         comparison = compare(plan, results, *measure(plan, results, seconds=options.seconds))
     write_comparison(comparison, options.out)
     plot_comparison(comparison, options.out / "compare.png")
-    print(f"{comparison.table()}\n\nwritten to {options.out}: compare.md, compare.json, compare.csv, compare.png")
+    conditions = "\n\n".join(f"{name}: {value}" for name, value in comparison.conditions.items())
+    sections = {
+        "Quality against cost": options.out / "compare.png",
+        "All runs": comparison.table(),
+        "Under which conditions": conditions or "None are known.",
+    }
+    write_page(options.out / "compare.html", f"Comparison {plan.name}", sections)
+    print(f"{comparison.table()}\n\nwritten to {options.out}: compare.html, .md, .json, .csv and .png")
 
 
 def _search(plan: Plan, options: argparse.Namespace, told: dict[str, Any]) -> None:

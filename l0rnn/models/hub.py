@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,13 @@ from torch import Tensor, nn
 
 from l0rnn.export.config import Figures, read_config
 from l0rnn.export.describe import refuse_gates
-from l0rnn.export.directory import CONFIG, VOCABULARY, WEIGHTS
+from l0rnn.export.directory import CARD, CONFIG, VOCABULARY, WEIGHTS
 from l0rnn.export.native import load_dense, save_dense
 from l0rnn.export.vocabulary import read_vocabulary
 from l0rnn.extras import require
 
 _hub: Any = require("huggingface_hub", "hub")
+_SPLIT = re.compile(r"(train|valid|validation|test)[ _/](.+)")  # of a figure's name: split and metric
 
 
 class HubLanguageModel(nn.Module, _hub.ModelHubMixin):
@@ -27,7 +29,9 @@ class HubLanguageModel(nn.Module, _hub.ModelHubMixin):
     Args:
         network: what `shrink` returned.
         vocabulary: its words in the order of their ids.
-        figures: what was measured, for the model card.
+        figures: what was measured, for the model card. Those of a split, such as ``"test perplexity"``, are evaluation
+            results in its metadata, which the page of a model on the Hub shows.
+        dataset: name of the data that they were measured on.
 
     Raises:
         ValueError: if the network has gates.
@@ -42,13 +46,19 @@ class HubLanguageModel(nn.Module, _hub.ModelHubMixin):
     """
 
     def __init__(
-        self, network: nn.Module, vocabulary: Sequence[str] | None = None, *, figures: Figures | None = None
+        self,
+        network: nn.Module,
+        vocabulary: Sequence[str] | None = None,
+        *,
+        figures: Figures | None = None,
+        dataset: str = "held-out text",
     ) -> None:
         super().__init__()
         refuse_gates(network)
         self.network = network
         self.vocabulary = vocabulary
         self.figures = figures
+        self.dataset = dataset
 
     def forward(self, tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """Run the network."""
@@ -81,7 +91,30 @@ class HubLanguageModel(nn.Module, _hub.ModelHubMixin):
         """
         directory = Path(save_directory)
         save_dense(self.network, directory, vocabulary=self.vocabulary, figures=self.figures, overwrite=overwrite)
+        self._write_results(directory / CARD, (repo_id or directory.name).rpartition("/")[2])
         return self.push_to_hub(repo_id or directory.name, **push_options) if push_to_hub else None
+
+    def _write_results(self, card: Path, name: str) -> None:
+        """Evaluation results in the metadata of the card, by which the Hub lists and compares models."""
+        found = [(_SPLIT.fullmatch(figure), value) for figure, value in (self.figures or {}).items()]
+        results = [
+            _hub.EvalResult(
+                task_type="text-generation",
+                dataset_type=re.sub(r"[^a-z0-9]+", "-", self.dataset.lower()).strip("-") or "text",
+                dataset_name=self.dataset,
+                dataset_split=split[1],
+                metric_type=split[2].replace(" ", "_"),
+                metric_name=f"{split[1]} {split[2].replace('_', ' ')}",
+                metric_value=value,
+            )
+            for split, value in found
+            if split and not isinstance(value, str)
+        ]
+        if results:
+            whole = _hub.ModelCard.load(card)
+            whole.data.model_name, whole.data.eval_results = name, results
+            whole.data.pipeline_tag = "text-generation"
+            whole.save(card)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **download: Any) -> HubLanguageModel:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import logging
 import signal
 import threading
 import time
@@ -10,10 +12,19 @@ import weakref
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import nn
 
+from l0rnn.bench.measure import benchmark
+from l0rnn.bench.report import BenchReport
+from l0rnn.gates.network import ungate_network_
+from l0rnn.methods.units import UnitMethod
+from l0rnn.report import MOST_POINTS, History, write_training_report
+from l0rnn.surgery.shrink import Surgery, operate
 from l0rnn.training.resuming import Paused
+
+log = logging.getLogger(__name__)
 
 
 class ScaleDropout(Callback):
@@ -137,6 +148,99 @@ class WriteProgress(Callback):
             aside = self.path.with_suffix(".new")
             aside.write_text(json.dumps({**place, "steps_per_second": rate, **known}))
             aside.replace(self.path)
+
+
+class WriteReport(Callback):
+    """Ends a training in one HTML page: units, density, price and quality over time, what was not pruned, the proof.
+
+    Args:
+        path: of the page; ``report.html`` among the Trainer's logs if None.
+        seconds: of measuring each latency; 0 for no latencies.
+
+    Raises:
+        ValueError: if ``seconds`` is negative.
+
+    Example:
+        >>> WriteReport("out/report.html").path.name
+        'report.html'
+    """
+
+    def __init__(self, path: str | Path | None = None, *, seconds: float = 0.2) -> None:
+        if not seconds >= 0:
+            raise ValueError(f"`seconds` must be >= 0, got {seconds}")
+        self.path = None if path is None else Path(path)
+        self.seconds = seconds
+        self.history = History()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start a new history, unless the training goes on."""
+        if trainer.global_step == 0:
+            self.history = History()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Look at the figures, a few hundred times in a training."""
+        every = max(1, int(trainer.estimated_stepping_batches) // MOST_POINTS)
+        if trainer.global_step % every == 0:
+            losses = {name: value for name, value in trainer.callback_metrics.items() if name == "train/loss"}
+            figures: Any = pl_module.method.figures()  # type: ignore[union-attr, operator]
+            self.history.record(trainer.global_step, {**figures, **losses})
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note the figures of a validation."""
+        if not trainer.sanity_checking:
+            found = {name: value for name, value in trainer.callback_metrics.items() if name.startswith("valid/")}
+            self.history.record(trainer.global_step, found)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Shrink, measure and write."""
+        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        module: Any = pl_module
+        self.history.record(trainer.global_step, module.method.figures())
+        path = self.path or Path(trainer.log_dir or trainer.default_root_dir) / "report.html"
+        with torch.random.fork_rng():  # whatever follows the training draws what it would have drawn
+            surgery = _operated(module)
+            bench = self._latencies(module, surgery)
+        name = type(module).__name__
+        title = f"{name} under {type(module.method).__name__}"
+        write_training_report(path, self.history, title=title, surgery=surgery, bench=bench)
+        log.info("what the training did, as a page: %s", path)
+
+    def _latencies(self, module: Any, surgery: Surgery | str) -> BenchReport | str:
+        if isinstance(surgery, str) or self.seconds == 0:
+            return "nothing was shrunk" if self.seconds else "none was asked for"
+        before = ungate_network_(copy.deepcopy(module.network)).eval()
+        networks = {"before the cut": before, "shrunk": copy.deepcopy(surgery.network).eval()}
+        try:
+            return benchmark(
+                networks,
+                module.inputs_of_size,
+                grid=((1, 1), (1, 35)),
+                device=next(module.network.parameters()).device,
+                seconds=self.seconds,
+            )
+        except (ValueError, RuntimeError) as error:
+            return f"the networks cannot be timed at other sizes: {error}"
+
+    def state_dict(self) -> dict[str, Any]:
+        """The history."""
+        return {"rows": self.history.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.history = History(dict(state_dict["rows"]))
+
+
+def _operated(module: Any) -> Surgery | str:
+    """The shrunken network of a module, or why there is none."""
+    if not isinstance(module.method, UnitMethod):
+        return f"{type(module.method).__name__} closes no units"
+    if not module.method.has_chosen:
+        return "the method had not chosen what to keep when the training ended"
+    try:
+        return operate(module)
+    except (ValueError, RuntimeError) as error:
+        return str(error)
 
 
 class PauseOnSignal(Callback):

@@ -11,6 +11,7 @@ from typing import Any
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
+from l0rnn.training.callbacks import WriteReport
 from l0rnn.training.module import PrunableModule
 
 
@@ -76,13 +77,14 @@ def lightning_cli(arguments: Sequence[str], *, run: bool = True) -> Any:
             subclass_mode_model=True,
             subclass_mode_data=True,
             save_config_kwargs={"overwrite": True},
+            trainer_defaults={"callbacks": [WriteReport()]} if run else None,
             run=run,
             args=list(arguments),
         )
 
 
 def build_run(
-    config: Path, out: Path, *, extra: Sequence[str] = (), tensorboard: bool = False
+    config: Path, out: Path, *, extra: Sequence[str] = (), tensorboard: bool = False, report: bool = False
 ) -> tuple[Any, Any, Trainer]:
     """Model, data module and Trainer of a configuration, with logs and checkpoints in one folder.
 
@@ -91,6 +93,7 @@ def build_run(
         out: folder for logs (CSV) and ``checkpoints``; a `TrainingTime` among the callbacks counts the seconds.
         extra: further arguments of the command line, such as ``--trainer.max_epochs=2``.
         tensorboard: whether to write logs for TensorBoard too.
+        report: whether the training ends in ``report.html``, a page about it.
     """
     cli = lightning_cli([f"--config={config}", f"--trainer.default_root_dir={out}", *extra], run=False)
     trainer: Trainer = cli.trainer
@@ -100,6 +103,8 @@ def build_run(
         # else a run that goes on in a folder that was moved, or from a pause, writes last-v1.ckpt beside last.ckpt
         callback._enable_version_counter = False  # type: ignore[attr-defined]
     trainer.callbacks.append(TrainingTime())  # type: ignore[attr-defined]
+    if report:
+        trainer.callbacks.append(WriteReport(out / "report.html"))  # type: ignore[attr-defined]
     return cli.model, cli.datamodule, trainer
 
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from l0rnn.bench.report import BenchReport
 from l0rnn.cost.cost import CostOf
 from l0rnn.gates.network import network_gates
 from l0rnn.methods.dense import Dense
 from l0rnn.methods.method import Method
 from l0rnn.methods.units import UnitMethod
 from l0rnn.recurrent.nested import moved_to
-from l0rnn.surgery.shrink import shrink
+from l0rnn.report import MOST_POINTS, History, write_training_report
+from l0rnn.surgery.shrink import operate, shrink
 from l0rnn.surgery.trial import tried_units
 from l0rnn.tracing.trace import trace
 from l0rnn.training.processes import (
@@ -98,6 +101,7 @@ class Pruner:
         self.method.attach(network, self.units)
         if isinstance(self.method, UnitMethod):
             self.units = self.method.traced
+        self.history = History()
         self._optimizer: torch.optim.Optimizer | None = None
         self._left: list[Tensor] = []
         self._without_gradient, self._without_penalty = 0, 0  # steps in a row
@@ -167,6 +171,8 @@ class Pruner:
         self._step += 1
         had_chosen = self.has_chosen
         self.method.after_step(self._step)
+        if self._step % max(1, self.method._total // MOST_POINTS) == 0:
+            self.history.record(self._step, self.figures())
         if self._replicas is not None and self.has_chosen and not had_chosen:
             self._replicas.refuse_differences({"what is kept": [self.method.gates(), self.method.masks()]})
 
@@ -237,6 +243,32 @@ class Pruner:
         """What to log: density, kept units per axis and the like."""
         return self.method.figures()
 
+    def note(self, **figures: float) -> None:
+        """Add figures of this moment to what `report` draws, such as ``pruner.note(valid_loss=loss)``."""
+        self.history.record(self._step, {name.replace("_", "/", 1): figure for name, figure in figures.items()})
+
+    def report(self, path: str | Path, *, bench: BenchReport | None = None, **options: Any) -> Path:
+        """Write one HTML page about the training: units, density and price over time, what was not pruned, the proof.
+
+        Args:
+            path: of the page.
+            bench: latencies, as `l0rnn.bench.benchmark` measures them.
+            **options: as for `shrink`.
+
+        Returns:
+            The path.
+
+        Raises:
+            RuntimeError: if no step has been made.
+            ValueError: if the network cannot be shrunk, as `shrink`.
+        """
+        surgery = operate(self.network, self.trained_gates(), **self._surgery_options(options))
+        self.history.record(self._step, self.figures())
+        title = f"{type(self.network).__name__} under {type(self.method).__name__}"
+        return write_training_report(
+            path, self.history, title=title, surgery=surgery, bench=bench or "`bench` was not given"
+        )
+
     def trained_gates(self) -> dict[str, Tensor]:
         """Axis → gate of each unit.
 
@@ -253,9 +285,11 @@ class Pruner:
         For a loss that reads weights of the network by itself, ``loss=lambda network: loss(network, batch)`` lets it be
         compared too.
         """
-        device = next(self.network.parameters()).device
-        example = moved_to(self.example_inputs, device)
-        return shrink(self.network, self.trained_gates(), **{"example_inputs": example, "units": self.units, **options})
+        return shrink(self.network, self.trained_gates(), **self._surgery_options(options))
+
+    def _surgery_options(self, options: dict[str, Any]) -> dict[str, Any]:
+        example = moved_to(self.example_inputs, next(self.network.parameters()).device)
+        return {"example_inputs": example, "units": self.units, **options}
 
     def state_dict(self) -> dict[str, Any]:
         """All that the network's own state has not: price, schedule, and what the gates' optimiser remembers."""
@@ -263,6 +297,7 @@ class Pruner:
             "method": self.method.state_dict(),
             "optimizer": None if self._optimizer is None else self._optimizer.state_dict(),
             "step": self._step,
+            "history": {step: dict(figures) for step, figures in self.history.rows.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -274,6 +309,7 @@ class Pruner:
         self._step, self._is_loaded = int(state["step"]), True
         self._left, self._without_gradient, self._without_penalty = [], 0, 0
         gates = list(self.method.gate_parameters())
+        self.history = History(dict(state.get("history", {})))  # which states of earlier versions lack
         self._optimizer = None
         if state["optimizer"] is not None and gates:
             self._optimizer = torch.optim.Adam(gates, lr=self.gate_learning_rate)

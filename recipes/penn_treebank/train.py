@@ -60,7 +60,7 @@ def build(
 ) -> tuple[L0GatedLSTM, PennTreebank, Trainer]:
     """Model, data and trainer of a YAML configuration."""
     options = [] if data_dir is None else [f"--data.init_args.data_dir={data_dir}"]
-    return build_run(config, out, extra=[*options, *(extra or [])], tensorboard=True)
+    return build_run(config, out, extra=[*options, *(extra or [])], tensorboard=True, report=True)
 
 
 def shrink_and_evaluate(model: L0GatedLSTM, data: PennTreebank, out: Path) -> tuple[dict[str, Any], Surgery]:

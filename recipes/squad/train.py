@@ -77,7 +77,7 @@ def run(
     limit = TimeLimit(minutes, pause)
     given = {"data_dir": data_dir, "vectors": vectors}
     options = [f"--data.init_args.{name}={path}" for name, path in given.items() if path is not None]
-    model, data, trainer = build_run(config, out, extra=[*options, *(extra or [])])
+    model, data, trainer = build_run(config, out, extra=[*options, *(extra or [])], report=True)
     average = next((c for c in trainer.callbacks if isinstance(c, AverageWeights)), AverageWeights(0.0))  # type: ignore[attr-defined]
     model.load_vocabulary_(data.vocabulary)
     pause.checkpoint.parent.mkdir(parents=True, exist_ok=True)

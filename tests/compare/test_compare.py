@@ -195,7 +195,7 @@ def test_runs_side_by_side_are_trained_once_and_failures_are_shown(
             assert all(milliseconds > 0 for milliseconds in row.milliseconds.values())
             assert set(row.milliseconds) == {"1 x 1", "2 x 3"}
     assert {row.form for row in comparison.rows if row.method == "BlockPruning"} <= {"dense", "CSR", "BSR 4"}
-    for name in ("compare.md", "compare.csv", "compare.png"):
+    for name in ("compare.md", "compare.csv", "compare.png", "compare.html"):
         assert (out / name).stat().st_size > 100
     assert "| diverging | failed: " in (out / "compare.md").read_text()
 

@@ -77,6 +77,44 @@ def test_what_is_uploaded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert uploaded == ["README.md", "config.json", "model.safetensors", "vocabulary.json"]
 
 
+def test_evaluation_results_are_in_the_metadata_of_what_is_uploaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import ModelCard, hub_mixin
+
+    cards: list[ModelCard] = []
+
+    class NoNetwork:
+        def __init__(self, **options: Any) -> None: ...
+
+        def create_repo(self, repo_id: str, **options: Any) -> Any:
+            return type("Repository", (), {"repo_id": repo_id})
+
+        def upload_folder(self, folder_path: Path, **options: Any) -> str:
+            cards.append(ModelCard.load(folder_path / "README.md"))
+            return "address"
+
+    monkeypatch.setattr(hub_mixin, "HfApi", NoNetwork)
+    figures = {"valid perplexity": 120.5, "test_perplexity": 115.25, "parameters": 300, "test text": "of 1989"}
+    model = HubLanguageModel(language_model(), vocabulary=WORDS, figures=figures, dataset="Penn Treebank")
+    model.push_to_hub("someone/small-model")
+    results = cards[0].data.eval_results
+    assert results is not None
+    assert cards[0].data.model_name == "small-model"
+    assert [(r.dataset_split, r.metric_type, r.metric_value) for r in results] == [
+        ("valid", "perplexity", 120.5),
+        ("test", "perplexity", 115.25),
+    ]
+    assert {(r.task_type, r.dataset_name, r.dataset_type) for r in results} == {
+        ("text-generation", "Penn Treebank", "penn-treebank")
+    }
+    assert cards[0].data.library_name == "l0rnn"
+    assert "| test_perplexity | 115.2 |" in cards[0].text
+
+
+def test_without_evaluation_there_are_no_results(tmp_path: Path) -> None:
+    HubLanguageModel(language_model(), figures={"parameters": 300}).save_pretrained(tmp_path / "model")
+    assert "model-index" not in (tmp_path / "model" / "README.md").read_text()
+
+
 def test_downloading_takes_no_other_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
 
