@@ -66,6 +66,7 @@ class Budget(Objective):
         start: float = 0.1,
         ramp: float = 0.25,
         curve: Literal["linear", "cubic"] = "linear",
+        relative: bool = False,
     ) -> None:
         super().__init__()
         budgets = {"density": density, "parameters": parameters, "multiply_adds": multiply_adds}
@@ -89,6 +90,7 @@ class Budget(Objective):
         check_schedule(start, ramp)
         if curve not in ("linear", "cubic"):
             raise ValueError(f"`curve` must be 'linear' or 'cubic', got {curve!r}")
+        self.relative = self.is_relative = relative
         self.curve: Literal["linear", "cubic"] = curve
         self.density, self.multiply_adds = density, multiply_adds
         self.parameters_ = parameters  # without the underscore it is a method of every module

@@ -20,6 +20,7 @@ class Objective(nn.Module, ABC):
     """
 
     start: float = 0.0  # fraction of the training before which nothing has a price
+    is_relative = False  # whether a price is a multiple of what the loss does to the gates, whatever its scale
 
     @abstractmethod
     def check(self, minimum: Cost, dense: Cost) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from l0rnn.gates.hard_concrete import HardConcrete
+from l0rnn.gates.transforms import needs_plain_operations
 
 
 class Gates(nn.Module):
@@ -67,6 +68,7 @@ class Gates(nn.Module):
         self._is_frozen = False  # the buffer's value on the host, so that a forward pass never waits for the device
         self._value: Tensor | None = None
         self._drawn_in_training = False
+        self._pull: Tensor | None = None
         self.draws = 0  # which draw `value` is; what is computed from one draw is good for that draw alone
 
     def _start(self, open_probability: float) -> float:
@@ -83,7 +85,23 @@ class Gates(nn.Module):
             self._value = self.deterministic()
         self._drawn_in_training = self.training
         self.draws += 1
+        if self.training and self._value.requires_grad and not needs_plain_operations():
+            self._value.register_hook(self._keep_pull)
         return self._value
+
+    def _keep_pull(self, gradient: Tensor) -> None:
+        gradient = gradient.detach()
+        self._pull = (gradient.square().sum() / (gradient != 0).sum()).sqrt()  # NaN where all gates are cut off
+
+    def take_pull(self) -> Tensor | None:
+        """How strongly the last loss pulled at the gates: the root mean square of ∂loss/∂gate, a scalar; once.
+
+        Gates that are cut off at 0 or 1 do not count. What a price adds to the loss does not either, since it depends
+        on P(gate ≠ 0) and not on the gates drawn. NaN where all gates are cut off, None where no loss has been taken
+        back to the gates since they were asked last.
+        """
+        pull, self._pull = self._pull, None
+        return pull
 
     def forward(self, *inputs: object) -> object:
         """What came in: an `nn.Sequential` that holds gates runs them as if they were its last layer."""
@@ -187,7 +205,7 @@ class Gates(nn.Module):
 
     def __getstate__(self) -> dict[str, object]:
         # a drawn value hangs on an autograd graph, which neither copy nor pickle can take along
-        return {**self.__dict__, "_value": None}
+        return {**self.__dict__, "_value": None, "_pull": None}
 
 
 class GateView:

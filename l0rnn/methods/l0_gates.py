@@ -13,6 +13,8 @@ from l0rnn.gates.hard_concrete import HardConcrete
 from l0rnn.methods.units import PrunedUnits, UnitMethod
 from l0rnn.tracing.units import Units
 
+PULL_RATE = 0.1  # how fast the average pull of the loss at the gates follows that of each step
+
 
 class L0Gates(UnitMethod):
     """Neuron selection with hard-concrete gates.
@@ -83,6 +85,7 @@ class L0Gates(UnitMethod):
         self.freeze = freeze
         self.noise = noise
         self.distribution = distribution or HardConcrete()
+        self.register_buffer("pull", torch.zeros(()))
 
     def check(self, minimum: Cost, dense: Cost) -> None:
         """Refuse an objective that cannot be met."""
@@ -106,6 +109,7 @@ class L0Gates(UnitMethod):
         has_learnt = int(self.steps) > 0
         super().start_afresh_()
         self.objective.start_afresh_()
+        self.pull.zero_()
         if has_learnt:
             self.own_gates.thaw_(self.open_probability)
             self._spread_()
@@ -115,7 +119,12 @@ class L0Gates(UnitMethod):
         self.own_gates.forget()  # a loss that calls parts of the network, and never the whole, must not meet them again
         if self.is_frozen:
             return super().penalty()
-        return self.objective.term(self.expected_cost(), self.dense)
+        term = self.objective.term(self.expected_cost(), self.dense)
+        return term * self._scale() if self.objective.is_relative else term
+
+    def _scale(self) -> Tensor:
+        """What a price is counted in: how strongly the loss pulls at all gates together, on the average of late."""
+        return torch.where(self.pull == 0, 1.0, self.pull * self.traced.count)
 
     def after_step(self, step: int) -> None:
         """Move the price; freeze the gates when it is time."""
@@ -130,7 +139,15 @@ class L0Gates(UnitMethod):
     def follow_(self, progress: float) -> None:
         """Let the price follow the expected cost, until the gates are frozen."""
         if not self.is_frozen:
+            self._follow_pull_()
             self.objective.after_step(self.expected_cost(), self.dense, progress=progress)
+
+    def _follow_pull_(self) -> None:
+        pull = self.own_gates.take_pull()
+        if pull is None:
+            return
+        pull = torch.where(pull.isfinite(), pull, self.pull).to(self.pull)
+        self.pull.copy_(torch.where(self.pull == 0, pull, self.pull.lerp(pull, PULL_RATE)))
 
     @property
     def is_frozen(self) -> bool:
