@@ -34,6 +34,8 @@ class Budget(Objective):
         start: fraction of the training before the target begins to sink. Until the network has learned something, no
             unit looks useful to its gate.
         ramp: fraction of the training over which it sinks.
+        relative: whether rate and stiffness are multiples of how strongly the loss pulls at the gates (`L0Gates.pull`),
+            so that the choice is the same whatever the loss is counted in; else they are in units of the loss.
         curve: ``"linear"``, or ``"cubic"``: fast at first and then ever slower, so that there is more time for the last
             units, each of which is a larger part of what is left.
 
@@ -63,10 +65,10 @@ class Budget(Objective):
         multiply_adds: int | None = None,
         rate: float = 0.02,
         stiffness: float = 10.0,
-        start: float = 0.1,
-        ramp: float = 0.25,
+        start: float = 0.3,
+        ramp: float = 0.2,
         curve: Literal["linear", "cubic"] = "linear",
-        relative: bool = False,
+        relative: bool = True,
     ) -> None:
         super().__init__()
         budgets = {"density": density, "parameters": parameters, "multiply_adds": multiply_adds}

@@ -56,7 +56,7 @@ class L0GatedLSTM(PrunableModule):
         weight_decay: of the weights.
         flat_epochs: epochs at the full learning rate.
         decay: factor of the learning rate in each epoch after those.
-        gate_learning_rate: of the gates.
+        gate_learning_rate: of the gates; None for what the method takes for the number of steps.
 
     Raises:
         ValueError: if an argument is out of range, or both ``objective`` and ``method`` are given.
@@ -93,7 +93,7 @@ class L0GatedLSTM(PrunableModule):
         weight_decay: float = 0.0,
         flat_epochs: int = 6,
         decay: float = 1 / 1.2,
-        gate_learning_rate: float = 0.03,
+        gate_learning_rate: float | None = None,
     ) -> None:
         if objective is not None and method is not None:
             raise ValueError("`objective` belongs to the default method: give it, or `method`, not both")

@@ -48,7 +48,7 @@ class PrunableModule(EvaluatedModule):
         scheduler: optimiser → learning rate scheduler, stepped once per epoch, a `ReduceLROnPlateau` by ``valid/loss``;
             or what Lightning takes for ``lr_scheduler``, a dict of ``scheduler``, ``interval``, ``monitor`` and so on;
             None for a constant rate.
-        gate_learning_rate: learning rate of Adam for the gates.
+        gate_learning_rate: learning rate of Adam for the gates; None for what the method takes for that many steps.
         carries_state: whether the recurrent state goes on from batch to batch (truncated back-propagation).
         example_inputs: arguments of the network's forward: a tuple for several, a dict of keyword arguments, or the
             only one. The network is run on them to find its units, and `shrink` compares the outputs on them. Needed
@@ -87,7 +87,7 @@ class PrunableModule(EvaluatedModule):
         tied: Sequence[Sequence[str]] = (),
         optimizer: Callable[[list[nn.Parameter]], Optimizer] | None = None,
         scheduler: Callable[[Optimizer], Any] | None = None,
-        gate_learning_rate: float = 0.03,
+        gate_learning_rate: float | None = None,
         carries_state: bool = False,
         example_inputs: Any = None,
     ) -> None:
@@ -252,7 +252,10 @@ class PrunableModule(EvaluatedModule):
     def configure_optimizers(self) -> Any:
         """The user's optimiser, with the gates beside it."""
         gates = list(self.method.gate_parameters())
-        optimizer = build_optimizer(self.network, gates, self.make_optimizer, self.gate_learning_rate)
+        rate = self.gate_learning_rate
+        if rate is None and gates:
+            rate = self.method.gate_learning_rate(steps_of(self._trainer) if self._trainer else 0)
+        optimizer = build_optimizer(self.network, gates, self.make_optimizer, rate)
         if self.make_scheduler is None:
             return optimizer
         scheduler = self.make_scheduler(optimizer)

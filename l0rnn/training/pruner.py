@@ -45,7 +45,7 @@ class Pruner:
         example_inputs: arguments of the network's forward: a tuple for several, a dict of keyword arguments, or the
             only one. Needed to find the units, and `shrink` compares the outputs on them.
         steps: optimiser steps of the whole training, of which schedules are fractions.
-        gate_learning_rate: of the gates' Adam.
+        gate_learning_rate: of the gates' Adam; None for what the method takes for that many steps.
         fixed: layers or axes that have to stay whole.
         tied: groups of axes whose units have to be removed together.
 
@@ -79,7 +79,7 @@ class Pruner:
         example_inputs: Any,
         *,
         steps: int | None = None,
-        gate_learning_rate: float = 0.03,
+        gate_learning_rate: float | None = None,
         fixed: Sequence[str] = (),
         tied: Sequence[Sequence[str]] = (),
     ) -> None:
@@ -88,7 +88,7 @@ class Pruner:
                 "`example_inputs` must be given: the network is run on them once to find its units; a batch of two "
                 "short sequences will do"
             )
-        if not gate_learning_rate > 0:
+        if gate_learning_rate is not None and not gate_learning_rate > 0:
             raise ValueError(f"`gate_learning_rate` must be > 0, got {gate_learning_rate}")
         refuse_wrapped(network)
         self.network = network
@@ -161,7 +161,7 @@ class Pruner:
                 self._replicas.average_gradients_(gates)
             self._check_gates(gates)
             if self._optimizer is None:
-                self._optimizer = torch.optim.Adam(gates, lr=self.gate_learning_rate)
+                self._optimizer = self._gates_adam(gates)
             for parameter in gates:
                 if parameter.grad is not None:  # what a GradScaler lets overflow would stay in Adam for good
                     parameter.grad.nan_to_num_(0.0, 0.0, 0.0)
@@ -202,6 +202,10 @@ class Pruner:
         self._replicas = replicas
         if isinstance(self.method, UnitMethod):
             self.method.group = replicas.group
+
+    def _gates_adam(self, gates: list[nn.Parameter]) -> torch.optim.Optimizer:
+        rate = self.gate_learning_rate
+        return torch.optim.Adam(gates, lr=self.method.gate_learning_rate(self.method._total) if rate is None else rate)
 
     def _check_gates(self, gates: list[nn.Parameter]) -> None:
         if self._left and any(not torch.equal(a, b) for a, b in zip(self._left, gates, strict=True)):
@@ -312,5 +316,5 @@ class Pruner:
         self.history = History(dict(state.get("history", {})))  # which states of earlier versions lack
         self._optimizer = None
         if state["optimizer"] is not None and gates:
-            self._optimizer = torch.optim.Adam(gates, lr=self.gate_learning_rate)
+            self._optimizer = self._gates_adam(gates)
             self._optimizer.load_state_dict(state["optimizer"])

@@ -44,11 +44,11 @@ def train_gated(
     used, held = hold_out(train)
     batches = Batches(used, config["batch_size"], config["readout"], seed)
     codes, last, _ = next(iter(Batches(held, 8, config["readout"])))
-    budget = Budget(density, start=config["budget_start"], ramp=config["budget_ramp"])
+    budget = Budget(density, start=config["budget_start"], ramp=config["budget_ramp"], relative=False)
     module = PrunableModule(
         network,
         loss_of,
-        L0Gates(budget, freeze=config["freeze"]),
+        L0Gates(budget, open_probability=0.93, noise=True, freeze=config["freeze"]),
         optimizer=lambda weights: torch.optim.Adam(weights, lr=config["learning_rate"]),
         gate_learning_rate=config["gate_learning_rate"],
         example_inputs=(codes[:1], torch.zeros_like(last)),  # one step, so that the budget counts each layer once

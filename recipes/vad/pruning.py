@@ -33,7 +33,8 @@ def method_of(name: MethodName, density: float) -> Method:
         density: the share.
     """
     if name == "gates":
-        return L0Gates(Budget(density, start=0.0, ramp=0.6), open_probability=0.99, freeze=1.0)
+        objective = Budget(density, start=0.0, ramp=0.6, relative=False)
+        return L0Gates(objective, open_probability=0.99, noise=True, freeze=1.0)
     return StructuredMagnitude(density, start=0.0, end=1.0, frequency=25)
 
 
