@@ -55,7 +55,7 @@ class Task:
     initialise: Callable[[nn.Module], Any] | None = None
     epochs: int = EPOCHS
     clip_norm: float | None = None
-    gate_learning_rate: float = 0.03
+    gate_learning_rate: float | None = None
     fixed: Sequence[str] = ()
     tied: Sequence[Sequence[str]] = ()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -28,6 +29,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "both": ("input", "hidden"),
     "all": ("input", "hidden", "other"),
 }
+LEAST_SHARE = 0.5  # of what an axis would keep if all lost the same share of their units
 
 
 class UnitMethod(Method):
@@ -180,12 +182,25 @@ class UnitMethod(Method):
             limits: attribute of `Cost` → most that the kept units may cost.
 
         Returns:
-            Which units those are, bool `(unit,)`; of each axis at least the best, without which nothing would pass.
+            Which units those are, bool `(unit,)`. Of each axis there are at least half as many as if all axes lost the
+            same share of their units, and at least one: an order over all axes would else starve one, most often the
+            first layer, for the sake of others.
         """
-        ranks = scores.clone()
-        for axis in self.traced.axes.values():
-            ranks[axis.start + scores[axis.units].argmax()] = torch.inf
-        order = ranks.argsort(descending=True, stable=True).cpu()
+        axes = self.traced.axes.values()
+        alike = torch.empty(len(scores))  # place in the order of the unit's axis, from the last at 0 to the first at 1
+        for axis in axes:
+            places = scores[axis.units].argsort(stable=True).argsort().cpu()
+            alike[axis.units] = (places + 1) / axis.size
+        uniform = self._as_many_as_cost(alike.argsort(descending=True, stable=True), limits)
+        ranks = scores.clone().cpu()
+        for axis in axes:
+            own = scores[axis.units].argsort(descending=True, stable=True).cpu()
+            fewest = max(1, math.floor(LEAST_SHARE * int(uniform[axis.units].sum())))
+            ranks[axis.start + own[:fewest]] = torch.inf
+        return self._as_many_as_cost(ranks.argsort(descending=True, stable=True), limits)
+
+    def _as_many_as_cost(self, order: Tensor, limits: Mapping[str, float]) -> Tensor:
+        """As many of the first units of an order as cost just within all limits, bool `(unit,)`."""
         fewest, most = 0, len(order)  # the cost grows with the number of units kept: find the largest within the limits
         while fewest < most:
             count = (fewest + most + 1) // 2

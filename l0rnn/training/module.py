@@ -22,7 +22,7 @@ from l0rnn.training.averaging import refuse_early_averages
 from l0rnn.training.batches import as_example, inputs_of, of_size
 from l0rnn.training.evaluation import EvaluatedModule
 from l0rnn.training.old_checkpoints import bring_up_to_date_
-from l0rnn.training.optimizer import build_optimizer, single_optimizers
+from l0rnn.training.optimizer import WeightsAndGates, build_optimizer, single_optimizers
 from l0rnn.training.pruner import Pruner
 from l0rnn.training.resuming import check_same_network, random_state, set_random_state, state_to_save, widths_to_load
 from l0rnn.training.whole_checkpoints import write_whole_checkpoints_
@@ -185,7 +185,13 @@ class PrunableModule(EvaluatedModule):
                 )
             self.method.start_afresh_()
         self.method.begin(steps)
+        self._set_gate_rate(steps)
         self._carried = moved_to(self._carried, self.device)
+
+    def _set_gate_rate(self, steps: int) -> None:
+        optimizer: Any = self.optimizers(use_pl_optimizer=False)
+        if self.gate_learning_rate is None and isinstance(optimizer, WeightsAndGates):
+            optimizer.set_gate_rate_(self.method.gate_learning_rate(steps))
 
     def on_train_end(self) -> None:
         """Say so if the training has ended before the method had chosen what to keep."""
@@ -252,9 +258,7 @@ class PrunableModule(EvaluatedModule):
     def configure_optimizers(self) -> Any:
         """The user's optimiser, with the gates beside it."""
         gates = list(self.method.gate_parameters())
-        rate = self.gate_learning_rate
-        if rate is None and gates:
-            rate = self.method.gate_learning_rate(steps_of(self._trainer) if self._trainer else 0)
+        rate = self.method.gate_learning_rate(0) if self.gate_learning_rate is None else self.gate_learning_rate
         optimizer = build_optimizer(self.network, gates, self.make_optimizer, rate)
         if self.make_scheduler is None:
             return optimizer

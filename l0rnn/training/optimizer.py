@@ -86,6 +86,10 @@ class WeightsAndGates(Optimizer):
         self.gates.step()
         return loss
 
+    def set_gate_rate_(self, rate: float) -> None:
+        """Step the gates with another learning rate from now on; schedulers leave it alone."""
+        self._gate_rates = [rate] * len(self.gates.param_groups)
+
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients of weights and gates."""
         self.weights.zero_grad(set_to_none)
@@ -160,7 +164,7 @@ def build_optimizer(
     network: nn.Module,
     gate_parameters: list[nn.Parameter],
     make: Callable[[list[nn.Parameter]], Optimizer],
-    gate_learning_rate: float | None,
+    gate_learning_rate: float,
 ) -> Optimizer:
     """The user's optimiser over the weights, joined with Adam over the gates if there are any.
 
@@ -168,16 +172,16 @@ def build_optimizer(
         network: the network with its gates.
         gate_parameters: those of its parameters that are gates.
         make: parameters → the user's optimiser.
-        gate_learning_rate: learning rate of the gates; None if there are none.
+        gate_learning_rate: learning rate of the gates.
 
     Raises:
         ValueError: if ``gate_learning_rate`` is not positive.
     """
-    if gate_learning_rate is not None and not gate_learning_rate > 0:
+    if not gate_learning_rate > 0:
         raise ValueError(f"`gate_learning_rate` must be > 0, got {gate_learning_rate}")
     gates = {id(parameter) for parameter in gate_parameters}
     weights = make([parameter for parameter in network.parameters() if id(parameter) not in gates])
-    if not gate_parameters or gate_learning_rate is None:
+    if not gate_parameters:
         return weights
     return WeightsAndGates(weights, torch.optim.Adam(gate_parameters, lr=gate_learning_rate, weight_decay=0.0))
 
