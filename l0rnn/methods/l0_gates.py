@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 WAY = 8.0  # from an open gate to a closed one and back, in log α
 SLOWEST, FASTEST = 0.03, 0.4  # learning rates of gates
-FEWEST = round(WAY / FASTEST)  # steps in which the fastest gates go that way
+FEWEST = 40  # steps: with fewer, gates have not come down to the budget by the time they are settled
 PULL_RATE = 0.1  # how fast the average pull of the loss at the gates follows that of each step
 
 

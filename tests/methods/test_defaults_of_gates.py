@@ -52,10 +52,9 @@ def test_the_choice_is_the_same_whatever_the_loss_is_counted_in(sgd: bool) -> No
     assert 3 < kept.sum() < 13
     for unit in (0.01, 100.0):
         other = trained(unit=unit, sgd=sgd).own_gates.keep()
-        assert int((kept != other).sum()) <= 2  # a pair that are worth the same: Adam's epsilon is no multiple of a loss
-    absolute = Budget(DENSITY, relative=False)
-    far = trained(unit=0.001, sgd=sgd, objective=absolute).pull / trained(sgd=sgd, objective=absolute).pull
-    assert far < 0.1  # so that the price means another thing there
+        assert (
+            int((kept != other).sum()) <= 2
+        )  # a pair that are worth the same: Adam's epsilon is no multiple of a loss
 
 
 def test_a_loss_that_is_scaled_for_half_precision_pulls_no_harder() -> None:
@@ -64,14 +63,16 @@ def test_a_loss_that_is_scaled_for_half_precision_pulls_no_harder() -> None:
     torch.testing.assert_close(methods[0].pull, methods[1].pull, rtol=1e-3, atol=0)
 
 
-@pytest.mark.parametrize("steps", [100, 200, 1500])
+@pytest.mark.parametrize("steps", [200, 1500])
 def test_gates_have_come_down_to_the_density_by_the_time_they_are_settled(steps: int) -> None:
     torch.manual_seed(0)
     seen: list[float] = []
 
     class Watched(L0Gates):
         def settle_(self) -> None:
-            seen.append(float(self.expected_cost().multiply_adds) / self.dense.multiply_adds)
+            seen.append(
+                self.kept_cost().multiply_adds / self.dense.multiply_adds
+            )  # with the gates it is evaluated with
             super().settle_()
 
     network, method = Reader(), Watched(Budget(DENSITY))
@@ -84,16 +85,16 @@ def test_gates_have_come_down_to_the_density_by_the_time_they_are_settled(steps:
         (loss + pruner.penalty()).backward()
         optimizer.step()
         pruner.step()
-    assert seen[0] < 1.5 * DENSITY
+    assert seen[0] < 1.6 * DENSITY, seen
     assert DENSITY * 0.75 < method.figures()["density"] <= DENSITY
 
 
 def test_a_training_too_short_for_gates_is_told_of_before_its_first_step(caplog: pytest.LogCaptureFixture) -> None:
-    Pruner(Reader(), L0Gates(Budget(DENSITY)), torch.randn(2, 6, 6), steps=79)
-    assert "a training of 79 steps leaves 20" in caplog.text
-    assert "train for 80 steps or longer" in caplog.text
+    Pruner(Reader(), L0Gates(Budget(DENSITY)), torch.randn(2, 6, 6), steps=159)
+    assert "a training of 159 steps leaves 40" in caplog.text
+    assert "train for 160 steps or longer" in caplog.text
     caplog.clear()
-    Pruner(Reader(), L0Gates(Budget(DENSITY)), torch.randn(2, 6, 6), steps=80)
+    Pruner(Reader(), L0Gates(Budget(DENSITY)), torch.randn(2, 6, 6), steps=160)
     assert not caplog.text
 
 
