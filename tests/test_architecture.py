@@ -24,7 +24,6 @@ LONG_FILES: dict[str, str] = {}
 # file → why so little that one other file alone uses is a file; one that has grown, or has other users, must leave this
 SMALL_FILES: dict[str, str] = {
     "l0rnn/models/g2p.py": "it needs NumPy alone, so that it can be copied beside weights",
-    "l0rnn/compare/differences.py": "recipes use the interval on figures of their own",
     "l0rnn/methods/dense.py": "each method is a file, and this one does nothing",
 }
 # public name → why its docstring needs no Example; a name that has got one must leave this list

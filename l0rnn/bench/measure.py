@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from l0rnn.arguments import check_threads, checked
 from l0rnn.bench import timing
 from l0rnn.bench.report import BenchReport, BenchRow, environment
 from l0rnn.bench.roofline import Roofline, Work, measure_roofline, work_of
@@ -27,11 +28,12 @@ from l0rnn.recurrent.single_steps import onednn
 SWITCHES = {"onednn": True, "native": False}  # runtime of torch on a CPU → oneDNN
 
 
+@checked
 def benchmark(
     networks: Mapping[str, nn.Module],
     make_inputs: Callable[[int, int], tuple[Any, ...]],
     *,
-    grid: Sequence[tuple[int, int]] = ((1, 1), (1, 35), (10, 30)),
+    grid: Sequence[Sequence[int]] = ((1, 1), (1, 35), (10, 30)),
     threads: Sequence[int] = (1,),
     device: str | torch.device = "cpu",
     seconds: float = 1.0,
@@ -281,12 +283,14 @@ def _current(device: torch.device) -> AbstractContextManager[Any]:
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
-def check_numbers(grid: Sequence[tuple[int, int]], threads: Sequence[int], *, seconds: float, rounds: int) -> None:
+def check_numbers(grid: Sequence[Sequence[int]], threads: Sequence[int], *, seconds: float, rounds: int) -> None:
     """Raises ValueError for numbers that are missing or ≤ 0."""
     if not grid or any(len(size) != 2 or min(size) <= 0 for size in grid):
         raise ValueError(f"`grid` must hold pairs (batch, steps), both > 0, got {grid}; for example [(1, 1), (10, 30)]")
-    if not threads or min(threads) <= 0:
+    if not threads:
         raise ValueError(f"`threads` must hold thread counts > 0, got {threads}; for example [1, {os.cpu_count()}]")
+    for count in threads:
+        check_threads(count)
     for name, value in {"seconds": seconds, "rounds": rounds}.items():
         if not value > 0:
             raise ValueError(f"`{name}` must be > 0, got {value}")

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils.benchmark import timer
 
+from l0rnn.arguments import check_threads, checked
 from l0rnn.bench.timing import parameter_bytes
 
 ARRAYS = tuple(4**power * 2**18 for power in range(6))  # bytes: 256 KB, within a core's cache, to 256 MB, beyond all
@@ -101,6 +102,7 @@ class Work:
         return max(reading, self.multiply_adds / roofline.multiply_adds)
 
 
+@checked
 @torch.inference_mode()
 def work_of(network: nn.Module, arguments: tuple[Any, ...]) -> Work:
     """Count what a call must read and multiply, by running it once.
@@ -200,6 +202,7 @@ def _weights_of(matrix: Any) -> int:
     return getattr(matrix, "stored", matrix.rows * matrix.columns)
 
 
+@checked
 @torch.inference_mode()
 def measure_roofline(
     threads: int, *, device: str | torch.device = "cpu", arrays: tuple[int, ...] = ARRAYS, seconds: float = SECONDS
@@ -218,8 +221,9 @@ def measure_roofline(
     Raises:
         ValueError: if ``threads``, an array or ``seconds`` is too small.
     """
-    if threads <= 0 or seconds <= 0:
-        raise ValueError(f"`threads` and `seconds` must be > 0, got {threads} and {seconds}")
+    check_threads(threads)
+    if seconds <= 0:
+        raise ValueError(f"`seconds` must be > 0, got {seconds}")
     if not arrays or min(arrays) < 8 * COLUMNS:
         raise ValueError(f"`arrays` must hold sizes of at least {8 * COLUMNS} bytes, got {arrays}")
     before = torch.get_num_threads()

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 from torch import nn
 from torch.utils.benchmark import Timer, timer
 
+from l0rnn.arguments import check_threads, checked
+
 Call = Callable[[], Any]
 
 
@@ -29,6 +31,7 @@ class Others(Protocol):
         ...
 
 
+@checked
 def sample_seconds(call: Call, *, threads: int, seconds: float) -> list[float]:
     """Seconds per call, once for each of the blocks of calls that fit into ``seconds``; at least one.
 
@@ -37,10 +40,16 @@ def sample_seconds(call: Call, *, threads: int, seconds: float) -> list[float]:
         threads: CPU threads of torch.
         seconds: time to spend. A call that takes longer is run twice: once to warm up, once to be timed.
 
+    Raises:
+        ValueError: if an argument is out of range.
+
     Example:
         >>> all(sample > 0 for sample in sample_seconds(lambda: sum(range(100)), threads=1, seconds=0.001))
         True
     """
+    check_threads(threads)
+    if not seconds > 0:
+        raise ValueError(f"`seconds` must be > 0, got {seconds}")
     warm_up = _once(call)
     if warm_up > seconds / 4:  # torch's timer would warm up three times, which for calls of a second takes too long
         return [_once(call) for _ in range(max(1, round(seconds / warm_up)))]
@@ -48,6 +57,7 @@ def sample_seconds(call: Call, *, threads: int, seconds: float) -> list[float]:
     return list(blocks.blocked_autorange(min_run_time=seconds).times)
 
 
+@checked
 def parameter_bytes(network: nn.Module) -> int:
     """Bytes of all parameters and buffers; shared ones count once.
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from l0rnn.arguments import checked
+
 DRAWS, COVERED = 10_000, 0.95
 
 
@@ -32,7 +34,10 @@ class Difference:
         return f"{self.mean:+.3g} [{self.low:+.3g}, {self.high:+.3g}]"
 
 
-def paired_difference(ours: Sequence[float], theirs: Sequence[float], *, seed: int = 0) -> Difference:
+@checked
+def paired_difference(
+    ours: Sequence[float] | np.ndarray, theirs: Sequence[float] | np.ndarray, *, seed: int = 0
+) -> Difference:
     """Mean of ours less theirs, pair by pair, with a bootstrap interval of 95 %.
 
     The pairs are drawn with replacement 10,000 times, and the interval holds the middle 95 % of their means. With few
@@ -52,6 +57,8 @@ def paired_difference(ours: Sequence[float], theirs: Sequence[float], *, seed: i
     """
     if len(ours) != len(theirs) or not len(ours):
         raise ValueError(f"`ours` and `theirs` must be pairs, got {len(ours)} and {len(theirs)} figures")
+    if seed < 0:
+        raise ValueError(f"`seed` must be >= 0, got {seed}")
     differences = np.asarray(ours, dtype=float) - np.asarray(theirs, dtype=float)
     drawn = np.random.default_rng(seed).integers(len(differences), size=(DRAWS, len(differences)))
     low, high = np.quantile(differences[drawn].mean(axis=1), [(1 - COVERED) / 2, (1 + COVERED) / 2])

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from l0rnn.arguments import checked
 from l0rnn.compare.task import task_hash
 from l0rnn.compare.ways import METHODS, changes_of
 
@@ -23,6 +24,7 @@ OF_TASKS = {"task", "methods", "densities", "epochs", "runs", "seeds"}
 CONFIGURED, TASK = "l0rnn.compare.configured_run:train_run", "l0rnn.compare.task_run:train_run"
 
 
+@checked
 @dataclass(frozen=True)
 class Run:
     """One training of the comparison.
@@ -48,6 +50,7 @@ class Run:
         return {name for name, part in found if what in (None, part)}
 
 
+@checked
 @dataclass(frozen=True)
 class Plan:
     """A comparison, as its YAML says it.
@@ -110,6 +113,7 @@ class Plan:
         return key_of(config)
 
 
+@checked
 def task_plan(
     task: Path,
     *,
@@ -153,6 +157,7 @@ def task_plan(
     return Plan(base, every, quality="valid", final="test", grid=[], name=name or task.stem, trainer=TASK)
 
 
+@checked
 def read_plan(path: Path) -> Plan:
     """Read and check the YAML of a comparison, or take a task file (``.py``) with the settings of `task_plan`.
 

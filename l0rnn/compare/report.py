@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from l0rnn.arguments import checked
 from l0rnn.bench.report import BenchReport
 from l0rnn.compare.differences import Difference, paired_difference
 from l0rnn.compare.plan import TASK, Plan
@@ -155,6 +156,7 @@ def compare(
     )
 
 
+@checked
 def write_comparison(comparison: Comparison, out: Path) -> None:
     """Write ``compare.json``, ``compare.md``, ``compare.csv`` and, with matplotlib, ``compare.png``."""
     out.mkdir(parents=True, exist_ok=True)

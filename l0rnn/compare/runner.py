@@ -15,6 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from l0rnn.arguments import check_threads, checked
 from l0rnn.compare.engines import Engine, Job, LocalEngine
 from l0rnn.compare.engines.engine import PAUSED, POLL, RESULT, default_threads
 from l0rnn.compare.outcome import PROGRESS
@@ -34,6 +35,7 @@ class _Started:
     handle: Any
 
 
+@checked
 def run_all(
     plan: Plan,
     out: Path,
@@ -88,6 +90,8 @@ def run_all(
     _refuse_used_folders(plan, wanted, done, out)
     if not is_checked:
         check_runs(replace(plan, runs=[run for run in wanted if (run.name, run.seed) not in done]), extra)
+    if threads is not None:
+        check_threads(threads)
     place = _Place(out, engine, threads or default_threads(engine.jobs), kept, tuple(extra), trainer or plan.trainer)
     return _Queue(plan, wanted, done, place, board or Board()).work(deadline)
 

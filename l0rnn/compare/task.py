@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from l0rnn.arguments import checked
+
 NEEDED = ("network", "data", "loss", "evaluate")
 PARTS = ("train", "valid", "test")
 EPOCHS = 10
@@ -156,6 +158,7 @@ def first_batch(loader: Iterable[Any], part: str) -> Any:
     raise ValueError(f"`data()[{part!r}]` must have at least one batch, got an empty {type(loader).__name__}")
 
 
+@checked
 def load_task(path: Path) -> Task:
     """Run a task file and take what it defines.
 

@@ -7,11 +7,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from l0rnn.arguments import checked
 from l0rnn.cost.cost import Cost
 from l0rnn.cost.objective import Objective
 from l0rnn.cost.schedule import check_schedule, cubic_density, ramp_done
 
 
+@checked
 class Budget(Objective):
     """A target cost, met by dual ascent: the price rises while the network costs too much, and falls when it does not.
 
@@ -90,8 +92,6 @@ class Budget(Objective):
         if not stiffness >= 0:
             raise ValueError(f"`stiffness` must be >= 0, got {stiffness}")
         check_schedule(start, ramp)
-        if curve not in ("linear", "cubic"):
-            raise ValueError(f"`curve` must be 'linear' or 'cubic', got {curve!r}")
         self.relative = self.is_relative = relative
         self.curve: Literal["linear", "cubic"] = curve
         self.density, self.multiply_adds = density, multiply_adds

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from l0rnn.arguments import checked
 from l0rnn.cost.cost import Cost
 from l0rnn.cost.schedule import check_schedule, ramp_done
 
@@ -61,6 +62,7 @@ class Objective(nn.Module, ABC):
         """The price, or each price, to be logged."""
 
 
+@checked
 class Penalty(Objective):
     """A fixed price: ``weight`` times the expected fraction of the dense cost.
 

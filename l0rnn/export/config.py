@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from l0rnn.arguments import checked
 from l0rnn.export.describe import describe_layers, layer_widths, own_numbers, tied_parameters
 from l0rnn.export.directory import CONFIG
 from l0rnn.export.untrusted_json import read_json
@@ -104,6 +105,7 @@ def write_header(directory: Path, export: str, details: Mapping[str, Any]) -> No
     (directory / CONFIG).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
+@checked
 def read_config(directory: str | Path) -> Config:
     """The config of a native model directory; what its layers ask for is not checked yet.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from l0rnn.arguments import checked
 from l0rnn.export.card import figures_section
 from l0rnn.export.check import check_export, check_stream
 from l0rnn.export.config import Figures, checked_figures, write_header
@@ -33,6 +34,7 @@ output, *states = step.execute((inputs, *states))
 """
 
 
+@checked
 def export_executorch(
     network: nn.Module,
     directory: str | Path,

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from l0rnn.arguments import checked
 from l0rnn.export.check import UNSEEN
 from l0rnn.export.config import Figures, checked_figures
 from l0rnn.export.describe import tied_parameters
@@ -71,6 +72,7 @@ class Int8Report:
         return "\n".join(lines)
 
 
+@checked
 def export_int8(
     network: nn.Module,
     directory: str | Path,

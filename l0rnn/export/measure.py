@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.benchmark import Timer
 
+from l0rnn.arguments import checked
 from l0rnn.export.streaming import Streamer
 from l0rnn.export.vocabulary import encode
 
 
+@checked
 def perplexity(streamer: Streamer, tokens: Tensor, *, steps: int = 35) -> float:
     """Perplexity, exp of the mean loss in nats per token, with the state carried over segments.
 
@@ -33,6 +35,8 @@ def perplexity(streamer: Streamer, tokens: Tensor, *, steps: int = 35) -> float:
     """
     if len(tokens) < 2:
         raise ValueError(f"`tokens` must have at least 2 time steps, got {len(tokens)}")
+    if steps < 1:
+        raise ValueError(f"`steps` must be > 0, got {steps}")
     total, state = 0.0, None
     for start in range(0, len(tokens) - 1, steps):
         stop = min(start + steps, len(tokens) - 1)
@@ -42,6 +46,7 @@ def perplexity(streamer: Streamer, tokens: Tensor, *, steps: int = 35) -> float:
     return float(torch.tensor(total / tokens[1:].numel()).exp())
 
 
+@checked
 def text_columns(vocabulary: Sequence[str] | None, text: str, *, batch: int = 20) -> Tensor:
     r"""Word ids of a text, cut into columns that lie side by side, `(time, batch)`; the remainder is dropped.
 
@@ -61,6 +66,8 @@ def text_columns(vocabulary: Sequence[str] | None, text: str, *, batch: int = 20
     """
     if vocabulary is None:
         raise ValueError("`vocabulary` must be given with a text: the model needs word ids")
+    if batch < 1:
+        raise ValueError(f"`batch` must be > 0, got {batch}")
     ids = torch.tensor(encode(vocabulary, text), dtype=torch.int64)
     if len(ids) < 2:
         raise ValueError(f"`text` must have at least 2 words, got {len(ids)}")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from l0rnn.arguments import checked
 from l0rnn.export.card import write_card
 from l0rnn.export.config import Config, Figures, config_of, read_config, write_config
 from l0rnn.export.describe import (
@@ -40,6 +41,7 @@ _DTYPES = {
 }
 
 
+@checked
 def save_dense(
     network: nn.Module,
     directory: str | Path,
@@ -88,6 +90,7 @@ def save_dense(
     return Path(directory)
 
 
+@checked
 def load_dense(directory: str | Path, network: nn.Module | None = None) -> nn.Module:
     """Load what `save_dense` wrote, checking every name, shape and dtype before a weight is used; nothing is unpickled.
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from l0rnn.arguments import checked
 from l0rnn.export.card import figures_section
 from l0rnn.export.check import TRACED, check_export, check_stream
 from l0rnn.export.config import Figures, checked_figures, write_header
@@ -29,6 +30,7 @@ _CANNOT = "torch cannot export the network with batch and length open"
 OLDEST_TORCH = (2, 8)  # the first with torch.onnx.ops
 
 
+@checked
 def export_onnx(
     network: nn.Module,
     directory: str | Path,

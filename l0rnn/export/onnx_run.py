@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from l0rnn.arguments import check_threads, checked
 from l0rnn.export.config import read_header
 from l0rnn.export.directory import ONNX
 from l0rnn.export.interface import Interface, State
@@ -103,6 +104,7 @@ class OnnxStreamer(Streamer):
             )
 
 
+@checked
 class OnnxNetwork:
     """Runs an export with inputs of its own in ONNX Runtime on the CPU: called with tensors by the names of its inputs.
 
@@ -118,6 +120,7 @@ class OnnxNetwork:
 
     def __init__(self, directory: str | Path, *, threads: int = 0) -> None:
         directory = Path(directory)
+        check_threads(threads, least=0)
         if read_header(directory)["export"] != "onnx":
             raise ValueError(f"{directory} must be an ONNX export")
         self.path = directory / ONNX

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from l0rnn.arguments import check_threads, checked
 from l0rnn.export.config import read_config, read_header
 from l0rnn.export.native import load_dense
 from l0rnn.export.onnx_run import OnnxStreamer
@@ -18,6 +19,7 @@ _RUN_ELSEWHERE = {
 }
 
 
+@checked
 def open_streamer(directory: str | Path, *, threads: int = 0) -> Streamer:
     """A model to be run step by step, from a directory of a native, ONNX or int8 export; no code in it is run.
 
@@ -41,6 +43,7 @@ def open_streamer(directory: str | Path, *, threads: int = 0) -> Streamer:
         >>> streamer.vocabulary, streamer.step(torch.tensor([1]))[0].shape
         (('<eos>', 'the', 'cat'), torch.Size([1, 3]))
     """
+    check_threads(threads, least=0)
     directory = Path(directory)
     export = read_header(directory)["export"]
     if export in ("onnx", "int8"):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from l0rnn.arguments import checked
 from l0rnn.export.card import figures_section
 from l0rnn.export.check import check_export, check_stream
 from l0rnn.export.config import Figures, checked_figures, write_header
@@ -61,6 +62,7 @@ class ProgramStreamer(Streamer):
         return output, tuple(final)
 
 
+@checked
 def export_program(
     network: nn.Module,
     directory: str | Path,

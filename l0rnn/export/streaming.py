@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from l0rnn.arguments import checked
 from l0rnn.export.describe import refuse_gates
 from l0rnn.export.interface import Interface, State, example_input_of, flat, interface_of, nested
 from l0rnn.export.steps import steps_of
@@ -61,6 +62,7 @@ class Streamer(ABC):
         return self.interface.zero_state(batch)
 
 
+@checked
 class TorchStreamer(Streamer):
     """Steps through a network in torch; a copy of it, in evaluation mode on the CPU.
 

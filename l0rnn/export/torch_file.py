@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from l0rnn.arguments import checked
 from l0rnn.export.card import figures_section
 from l0rnn.export.check import check_export, check_stream
 from l0rnn.export.config import Figures, checked_figures, write_header
@@ -34,6 +35,7 @@ network = load()
 """
 
 
+@checked
 def export_torch(
     network: nn.Module,
     directory: str | Path,

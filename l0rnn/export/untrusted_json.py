@@ -7,11 +7,13 @@ import math
 from pathlib import Path
 from typing import Any
 
+from l0rnn.arguments import checked
 from l0rnn.foreign_text import printable
 
 MOST_BYTES = 32 * 2**20
 
 
+@checked
 def read_json(path: Path) -> Any:
     """The content of a JSON file.
 

@@ -6,7 +6,9 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
+from l0rnn.arguments import checked
 from l0rnn.export.directory import VOCABULARY
 from l0rnn.export.untrusted_json import read_json
 from l0rnn.foreign_text import shown
@@ -16,7 +18,7 @@ END_OF_SENTENCE = "<eos>"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
-def checked_vocabulary(words: Sequence[str], size: int | None = None) -> tuple[str, ...]:
+def checked_vocabulary(words: Any, size: int | None = None) -> tuple[str, ...]:
     """The words, if they can be a vocabulary.
 
     Args:
@@ -50,6 +52,7 @@ def write_vocabulary(words: Sequence[str], directory: Path) -> None:
     (directory / VOCABULARY).write_text(f"{text}\n", encoding="utf-8")
 
 
+@checked
 def read_vocabulary(directory: Path, size: int | None = None) -> tuple[str, ...]:
     """The words in the directory of a model, checked.
 
@@ -82,7 +85,9 @@ def encode(vocabulary: Sequence[str], text: str) -> list[int]:
     missing = next((word for word in words if word not in ids), None)
     if missing is not None:
         hint = "; write <unk> for it" if "<unk>" in ids else ""
-        raise ValueError(f"{shown(missing)} is none of the {len(ids)} words that the model knows{hint}")
+        raise ValueError(
+            f"`text` has {shown(missing)}, which is none of the {len(ids)} words that the model knows{hint}"
+        )
     return [ids[word] for word in words]
 
 

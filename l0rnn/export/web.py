@@ -22,6 +22,7 @@ from typing import Any, Literal
 import numpy as np
 from torch import nn
 
+from l0rnn.arguments import checked
 from l0rnn.export.config import Figures, checked_figures, read_header, write_header
 from l0rnn.export.directory import CARD, CHECKSUMS, CONFIG, MODELS, ONNX, PAGE, RUNTIME, written_aside
 from l0rnn.export.int8 import export_int8
@@ -84,6 +85,7 @@ class WebDemo:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
+@checked
 def export_web(
     network: nn.Module,
     directory: str | Path,
@@ -117,6 +119,7 @@ def export_web(
     return write_web([words_demo(networks, vocabulary)], directory, figures=figures, overwrite=overwrite)
 
 
+@checked
 def words_demo(
     networks: Mapping[str, nn.Module],
     vocabulary: Sequence[str] | None,
@@ -128,6 +131,8 @@ def words_demo(
     """Language models that go on writing, each in int8 too; name → network, the rest as `export_web` and `WebDemo`."""
     if vocabulary is None:
         raise ValueError("`vocabulary` must be given: the page shows words (--vocabulary)")
+    if not networks:
+        raise ValueError("`networks` must hold a network at least, got none")
     words = checked_vocabulary(vocabulary)
     models = []
     for name, network in networks.items():
@@ -159,6 +164,7 @@ def _language_model(name: str, folder: Path) -> WebModel:
     return WebModel(name, (folder / ONNX).read_bytes(), example, settings, is_int8=header["export"] == "int8")
 
 
+@checked
 def write_web(
     demos: Sequence[WebDemo], directory: str | Path, *, figures: Figures | None = None, overwrite: bool = False
 ) -> Path:

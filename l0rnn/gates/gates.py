@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from l0rnn.arguments import checked
 from l0rnn.gates.hard_concrete import HardConcrete
 from l0rnn.gates.transforms import needs_plain_operations
 
 
+@checked
 class Gates(nn.Module):
     """One trainable hard-concrete gate per unit.
 

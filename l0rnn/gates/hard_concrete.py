@@ -58,12 +58,18 @@ class HardConcrete:
     zeta: float = 1.1
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():  # by hand, since this file imports torch alone
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise TypeError(f"`{name}` must be float, got {value!r}")
         if not self.beta > 0:
             raise ValueError(f"`beta` must be > 0, got {self.beta}")
         if not self.gamma < 0:
             raise ValueError(f"`gamma` must be < 0 so that a gate can close, got {self.gamma}")
         if not self.zeta > 1:
             raise ValueError(f"`zeta` must be > 1 so that a gate can be fully open, got {self.zeta}")
+        for name, value in vars(self).items():
+            if not math.isfinite(value):
+                raise ValueError(f"`{name}` must be finite, got {value}")
 
     def sample(self, log_alpha: Tensor, *, uniform: Tensor | None = None, generator: Generator | None = None) -> Tensor:
         """Draw one gate per element, differentiable in ``log_alpha`` (equations 10 and 11).

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from l0rnn.arguments import checked
 from l0rnn.gates.dropout import RecurrentDropout
 from l0rnn.gates.folding import fold, fold_into_one_block
 from l0rnn.gates.gates import Gates, GateView
@@ -53,8 +54,6 @@ class GatedRecurrence(nn.RNNBase):
     watch: Callable[[Sequence[str], Tensor, Tensor], None] | None = None  # is shown what each layer reads and gives
 
     def _add_gates(self, units: GatedUnits, open_probability: float, distribution: HardConcrete | None) -> None:
-        if units not in ("input", "hidden", "both"):
-            raise ValueError(f"`gates` must be 'input', 'hidden' or 'both', got {units!r}")
         sizes: dict[str, int] = {} if units == "hidden" else {"input": self.input_size}
         if units != "input":
             for key in self.layer_keys():
@@ -90,6 +89,7 @@ class GatedRecurrence(nn.RNNBase):
         return self.layer_rows()[-1]
 
     @classmethod
+    @checked
     def from_dense(
         cls: type[GatedType],
         dense: nn.RNNBase,
@@ -305,6 +305,7 @@ class GatedRecurrence(nn.RNNBase):
         return 0 if self.batch_first else 1
 
 
+@checked
 class GatedLSTM(GatedRecurrence, nn.LSTM):
     """`torch.nn.LSTM` with a gate on every input and hidden unit.
 
@@ -361,6 +362,7 @@ class GatedLSTM(GatedRecurrence, nn.LSTM):
         self._add_gates(gates, open_probability, distribution)
 
 
+@checked
 class GatedGRU(GatedRecurrence, nn.GRU):
     """`torch.nn.GRU` with a gate on every input and hidden unit; arguments as `GatedLSTM`, without ``proj_size``.
 
@@ -400,6 +402,7 @@ class GatedGRU(GatedRecurrence, nn.GRU):
         self._add_gates(gates, open_probability, distribution)
 
 
+@checked
 class GatedRNN(GatedRecurrence, nn.RNN):
     """`torch.nn.RNN` (tanh or relu) with a gate on every input and hidden unit; arguments as `GatedLSTM`.
 
@@ -469,8 +472,9 @@ def ungate_(module: GatedRecurrence) -> None:
         module.__dict__.pop(name, None)
 
 
+@checked
 def gate_layer(
-    dense: nn.RNNBase,
+    dense: nn.LSTM | nn.GRU | nn.RNN,
     *,
     gates: GatedUnits = "both",
     open_probability: float = 0.93,

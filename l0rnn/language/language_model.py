@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from l0rnn.arguments import checked
 from l0rnn.gates.dropout import RecurrentDropout, run_layers
 from l0rnn.gates.recurrence import GatedRecurrence
 from l0rnn.language.cross_entropy import cross_entropy
@@ -14,6 +15,7 @@ from l0rnn.recurrent.ragged_rnn import RaggedRNN
 from l0rnn.recurrent.single_steps import run_recurrent
 
 
+@checked
 class LanguageModel(nn.Module):
     """Embedding → recurrent stack → Linear over the vocabulary, with dropout before and after the stack.
 
@@ -80,6 +82,8 @@ class LanguageModel(nn.Module):
         for name, rate in rates.items():
             if not 0 <= rate < 1:
                 raise ValueError(f"`{name}` must be in [0, 1), got {rate}")
+        if init_range is not None and not init_range >= 0:
+            raise ValueError(f"`init_range` must be >= 0, or None for torch's own, got {init_range}")
         self.embedding = nn.Embedding(vocabulary_size, embedding_size)
         between = dropout if num_layers > 1 else 0.0
         if len(set(widths)) == 1:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from l0rnn.arguments import checked
 from l0rnn.methods.magnitude import GradualMagnitude, Schedule
 from l0rnn.methods.masks import MaskMethod
-from l0rnn.methods.thresholds import Scope, check_density, check_scope, largest_within, step_of
+from l0rnn.methods.thresholds import Scope, check_density, largest_within, step_of
 
 Block = tuple[int, int]
 
@@ -113,6 +115,7 @@ def _lasso(targets: Mapping[str, Tensor], block: Block) -> Tensor:
     return torch.stack([block_norms(weight, block).sum() for weight in targets.values()]).sum()
 
 
+@checked
 class BlockPruning(GradualMagnitude):
     """Gradual pruning of blocks of weights, with or without a group lasso that draws blocks towards zero.
 
@@ -156,7 +159,7 @@ class BlockPruning(GradualMagnitude):
         self,
         density: float | None = None,
         *,
-        block: int | tuple[int, int] = 16,
+        block: int | Sequence[int] = 16,
         schedule: Schedule = "cubic",
         start: float = 0.05,
         ramp: float = 0.2,
@@ -164,7 +167,7 @@ class BlockPruning(GradualMagnitude):
         ramp_slope: float = 1.5,
         frequency: float = 0.01,
         q: float | Mapping[str, float] | None = None,
-        dense: str | None = None,
+        dense: str | Path | None = None,
         scope: Scope = "matrix",
         group_lasso: float = 0.0,
         embedding: bool = False,
@@ -210,6 +213,7 @@ class BlockPruning(GradualMagnitude):
         return (self.block[0] * self.block[1]) ** 0.25
 
 
+@checked
 class BlockGroupLasso(MaskMethod):
     """Group lasso alone: blocks shrink under a penalty, and those that got small are removed all at once.
 
@@ -247,7 +251,7 @@ class BlockGroupLasso(MaskMethod):
         self,
         weight: float,
         *,
-        block: int | tuple[int, int] = 16,
+        block: int | Sequence[int] = 16,
         end: float = 0.6,
         threshold: float | None = None,
         density: float | None = None,
@@ -264,7 +268,6 @@ class BlockGroupLasso(MaskMethod):
         if threshold is not None and not threshold > 0:
             raise ValueError(f"`threshold` must be > 0, a norm of a block, got {threshold}")
         check_density(density)
-        check_scope(scope)
         self.weight, self.block, self.end, self.threshold = weight, _pair(block), end, threshold
         self.density = density
         self.scope: Scope = scope

@@ -7,6 +7,7 @@ import logging
 import torch
 from torch import Tensor, nn
 
+from l0rnn.arguments import checked
 from l0rnn.methods.gate_gradients import GateGradients
 from l0rnn.methods.gradual import GradualUnits
 from l0rnn.methods.units import PrunedUnits
@@ -20,6 +21,7 @@ MOST, LEAST = 2.0, 0.5  # factor of a unit in one pruning: further away the loss
 PATIENCE = 3  # steps in a row without any gradient that are let pass
 
 
+@checked
 class BrainSurgeon(GradualUnits):
     """Closes the units whose loss the others can best make up for, per multiply-add saved, and lets them do so.
 

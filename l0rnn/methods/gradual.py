@@ -6,6 +6,7 @@ from abc import abstractmethod
 
 from torch import nn
 
+from l0rnn.arguments import checked
 from l0rnn.cost.cost import Cost
 from l0rnn.cost.schedule import cubic_density
 from l0rnn.methods.method import check_frequency
@@ -13,6 +14,7 @@ from l0rnn.methods.units import PrunedUnits, UnitMethod, check_density
 from l0rnn.tracing.units import Units
 
 
+@checked
 class GradualUnits(UnitMethod):
     """Closes units along a cubic curve, so that methods of this kind differ in nothing but what a unit is worth.
 

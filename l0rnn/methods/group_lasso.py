@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from l0rnn.arguments import checked
 from l0rnn.cost.cost import Cost
 from l0rnn.cost.schedule import ramp_done
 from l0rnn.methods.group_norms import (
@@ -20,6 +21,7 @@ from l0rnn.tracing.units import Units
 EPSILON = 1e-8  # under the root, as in the published code, so that the gradient of an empty group is 0 and not NaN
 
 
+@checked
 class GroupLasso(UnitMethod):
     """Group lasso on all weights of a unit: Intrinsic Sparse Structures (ISS).
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from l0rnn.arguments import checked
 from l0rnn.cost.cost import Cost
 from l0rnn.cost.objective import Objective
 from l0rnn.gates.hard_concrete import HardConcrete
@@ -25,6 +26,7 @@ FEWEST = 40  # steps: with fewer, gates have not come down to the budget by the 
 PULL_RATE = 0.1  # how fast the average pull of the loss at the gates follows that of each step
 
 
+@checked
 class L0Gates(UnitMethod):
     """Neuron selection with hard-concrete gates.
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from l0rnn.arguments import checked
 from l0rnn.cost.schedule import cubic_density
 from l0rnn.methods.masks import MaskMethod
 from l0rnn.methods.method import check_frequency
 from l0rnn.methods.thresholds import (
     Scope,
     check_density,
-    check_scope,
     largest_within,
     magnitude_quantile,
     read_dense,
@@ -27,6 +28,7 @@ from l0rnn.recurrent.names import kind_of_weight
 Schedule = Literal["cubic", "two_slope"]
 
 
+@checked
 class GradualMagnitude(MaskMethod):
     """Gradual magnitude pruning of single weights.
 
@@ -89,13 +91,12 @@ class GradualMagnitude(MaskMethod):
         ramp_slope: float = 1.5,
         frequency: float = 0.01,
         q: float | Mapping[str, float] | None = None,
-        dense: str | None = None,
+        dense: str | Path | None = None,
         scope: Scope = "matrix",
         embedding: bool = False,
     ) -> None:
         super().__init__(embedding=embedding)
         check_density(density)
-        check_scope(scope)
         _check_schedule(schedule, start, ramp, end)
         if not ramp_slope > 0:
             raise ValueError(f"`ramp_slope` must be > 0, a multiple of the first slope, got {ramp_slope}")
@@ -219,12 +220,12 @@ def _aliases(network: nn.Module, targets: Mapping[str, Tensor]) -> dict[str, tup
 
 
 def _check_schedule(schedule: str, start: float, ramp: float, end: float) -> None:
-    if schedule not in ("cubic", "two_slope"):
-        raise ValueError(f"`schedule` must be 'cubic' or 'two_slope', got {schedule!r}")
     if not 0 <= start <= end <= 1:
         raise ValueError(
             f"`start` and `end` must be fractions of the training, 0 <= `start` <= `end` <= 1, got {start} and {end}"
         )
+    if not 0 <= ramp <= 1:
+        raise ValueError(f"`ramp` must be a fraction of the training in [0, 1], got {ramp}")
     if schedule == "two_slope" and not (start < end and start <= ramp <= end):
         raise ValueError(
             f"`ramp` must be from `start` to `end`, and these not equal, for a threshold that rises; "

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from torch import nn
 
+from l0rnn.arguments import checked
 from l0rnn.methods.gradual import GradualUnits
 from l0rnn.methods.random_units import random_ranks
 from l0rnn.methods.units import PrunedUnits
 from l0rnn.tracing.units import Units
 
 
+@checked
 class RandomOrder(GradualUnits):
     """Closes units little by little in a random order, the same fraction of every axis.
 
@@ -61,6 +63,8 @@ class RandomOrder(GradualUnits):
         repair: bool = True,
     ) -> None:
         super().__init__(density, start=start, end=end, frequency=frequency, units=units, repair=repair)
+        if seed < 0:
+            raise ValueError(f"`seed` must be ≥ 0, got {seed}")
         self.seed = seed
 
     def attach(self, network: nn.Module, units: Units) -> None:

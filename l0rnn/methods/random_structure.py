@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from l0rnn.arguments import checked
 from l0rnn.extras import require
 from l0rnn.methods.masks import MaskMethod
-from l0rnn.methods.random_graphs import GRAPH_KINDS, GraphKind, random_graph
+from l0rnn.methods.random_graphs import GraphKind, random_graph
 from l0rnn.recurrent.names import gates_of_weight
 from l0rnn.tracing.units import Units
 
@@ -25,6 +26,7 @@ GREATEST_GRAPH_DENSITY = 0.5
 Mask = NDArray[np.bool_]
 
 
+@checked
 class RandomStructure(MaskMethod):
     """Leaves the connections of random graphs in a network, chosen when it is attached and never changed.
 
@@ -64,8 +66,6 @@ class RandomStructure(MaskMethod):
 
     def __init__(self, graph: GraphKind = "watts_strogatz", *, density: float, seed: int = 0) -> None:
         super().__init__()
-        if graph not in GRAPH_KINDS:
-            raise ValueError(f"`graph` must be one of {', '.join(GRAPH_KINDS)}, got {graph!r}")
         if not 0 < density <= 1:
             raise ValueError(f"`density` must be in (0, 1], got {density}")
         if seed < 0:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from l0rnn.arguments import checked
 from l0rnn.cost.cost import Cost
 from l0rnn.methods.units import PrunedUnits, UnitMethod, check_density
 from l0rnn.tracing.units import Units
 
 
+@checked
 class RandomUnits(UnitMethod):
     """Closes units at random before the training, the same fraction of every axis.
 
@@ -42,6 +44,8 @@ class RandomUnits(UnitMethod):
     def __init__(self, density: float, *, seed: int = 0, units: PrunedUnits = "all") -> None:
         super().__init__(units, repair=False)  # nothing has been learnt yet
         check_density(density)
+        if seed < 0:
+            raise ValueError(f"`seed` must be ≥ 0, got {seed}")
         self.density = density
         self.seed = seed
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from l0rnn.arguments import checked
 from l0rnn.methods.gradual import GradualUnits
 from l0rnn.methods.group_norms import relative_root_mean_squares
 from l0rnn.methods.units import PrunedUnits
 
 
+@checked
 class StructuredMagnitude(GradualUnits):
     """Closes the units whose weights are smallest, little by little.
 

@@ -157,16 +157,6 @@ def check_density(density: float | None) -> None:
         raise ValueError(f"`density` must be in (0, 1], the fraction of weights to keep, got {density}")
 
 
-def check_scope(scope: str) -> None:
-    """Raise ValueError unless a scope is one of those there are.
-
-    Example:
-        >>> check_scope("network")
-    """
-    if scope not in ("matrix", "network"):
-        raise ValueError(f"`scope` must be 'matrix' or 'network', got {scope!r}")
-
-
 def read_dense(path: str | Path, matrices: Mapping[str, tuple[tuple[str, ...], torch.Size]]) -> dict[str, Tensor]:
     """Read some matrices of a trained dense model from a safetensors file; nothing is unpickled.
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from l0rnn.arguments import checked
 from l0rnn.cost.budget import Budget
 from l0rnn.cost.cost import Cost, CostOf
 from l0rnn.gates.gates import Gates
@@ -32,6 +33,7 @@ KINDS: dict[str, tuple[str, ...]] = {
 LEAST_SHARE = 0.5  # of what an axis would keep if all lost the same share of their units
 
 
+@checked
 class UnitMethod(Method):
     """A method that closes units, in a network whose readers multiply what they read by gates.
 
@@ -48,8 +50,6 @@ class UnitMethod(Method):
 
     def __init__(self, units: PrunedUnits = "all", *, repair: bool = True) -> None:
         super().__init__()
-        if units not in KINDS:
-            raise ValueError(f"`units` must be {', '.join(map(repr, KINDS))}, got {units!r}")
         self.units: PrunedUnits = units
         self.repair = repair
         self._not_repaired: dict[str, str] = {}  # weights → why, as far as it has been said

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from l0rnn.arguments import check_arguments, checked
 from l0rnn.cost.budget import Budget
 from l0rnn.cost.objective import Objective, Penalty
 from l0rnn.foreign_text import printable
@@ -95,18 +96,22 @@ class L0GatedLSTM(PrunableModule):
         decay: float = 1 / 1.2,
         gate_learning_rate: float | None = None,
     ) -> None:
+        # no decorator: Lightning looks for the arguments of a user's subclass in the frame that called this one
+        given = dict(locals())
+        check_arguments(L0GatedLSTM.__init__, {name: value for name, value in given.items() if name != "self"})
         if objective is not None and method is not None:
             raise ValueError("`objective` belongs to the default method: give it, or `method`, not both")
-        if optimizer not in ("sgd", "adam"):
-            raise ValueError(f"`optimizer` must be 'sgd' or 'adam', got {optimizer!r}")
         for name, value in {"learning_rate": learning_rate, "decay": decay}.items():
             if not value > 0:
                 raise ValueError(f"`{name}` must be > 0, got {value}")
+        for name, value in {"weight_decay": weight_decay, "flat_epochs": flat_epochs}.items():
+            if not value >= 0:
+                raise ValueError(f"`{name}` must be >= 0, got {value}")
         chosen = _method(objective, method)
         widths = [hidden_size] if isinstance(hidden_size, int) else hidden_size
         network = LanguageModel(
             vocabulary_size,
-            embedding_size or max(widths[:1], default=0),
+            max(widths[:1], default=0) if embedding_size is None else embedding_size,
             hidden_size,
             num_layers=num_layers,
             cell=self.cell,
@@ -210,17 +215,20 @@ class L0GatedGRU(L0GatedLSTM):
 
 def _method(objective: Objective | Mapping[str, Any] | None, method: Method | Mapping[str, Any] | None) -> Method:
     if isinstance(method, Mapping):
-        return from_settings(method, CLASSES)
+        return from_settings(method, CLASSES, "method")
     if method is not None:
         return method
     if objective is None:
         return Dense()
-    return L0Gates(objective if isinstance(objective, Objective) else from_settings(objective, CLASSES))
+    if isinstance(objective, Mapping):
+        return L0Gates(from_settings(objective, {kind.__name__: kind for kind in (Budget, Penalty)}, "objective"))
+    return L0Gates(objective)
 
 
 MODELS: dict[str, type[L0GatedLSTM]] = {"L0GatedLSTM": L0GatedLSTM, "L0GatedGRU": L0GatedGRU}
 
 
+@checked
 def load_model(checkpoint: str | Path) -> L0GatedLSTM:
     """Load a checkpoint of a ready-made model, of whichever class it is.
 

@@ -6,10 +6,12 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from l0rnn.arguments import checked
 from l0rnn.export.streaming import Streamer
 from l0rnn.export.vocabulary import END_OF_SENTENCE
 
 
+@checked
 def generate(
     streamer: Streamer,
     words: int,

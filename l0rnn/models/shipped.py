@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from l0rnn.arguments import checked
 from l0rnn.export.open_streamer import open_streamer
 from l0rnn.models.g2p import G2P
 from l0rnn.models.vad import VoiceActivity
@@ -142,6 +143,7 @@ def models() -> dict[str, ShippedModel]:
     return _Models((model.name, model) for model in _SHIPPED)
 
 
+@checked
 def load(name: str) -> Any:
     """A small model that comes along, its files checked; no network is asked.
 

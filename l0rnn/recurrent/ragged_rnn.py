@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from l0rnn.arguments import checked
 from l0rnn.recurrent.single_steps import is_for_cells, is_plain, run_cells
 from l0rnn.recurrent.stack import Run, run_stack
 
 CLASSES = {"LSTM": nn.LSTM, "GRU": nn.GRU, "RNN_TANH": nn.RNN, "RNN_RELU": nn.RNN}
 
 
+@checked
 class RaggedRNN(nn.Module):
     """What `torch.nn.LSTM`, `GRU` and `RNN` cannot hold: layers and directions of unequal width.
 
@@ -48,9 +51,9 @@ class RaggedRNN(nn.Module):
         self,
         mode: str,
         input_size: int,
-        hidden_sizes: list[list[int]],
+        hidden_sizes: Sequence[Sequence[int]],
         *,
-        proj_sizes: list[list[int]] | None = None,
+        proj_sizes: Sequence[Sequence[int]] | None = None,
         bias: bool = True,
         batch_first: bool = False,
         dropout: float = 0.0,
@@ -68,6 +71,13 @@ class RaggedRNN(nn.Module):
             raise ValueError(
                 f"`proj_sizes` must have the form of `hidden_sizes`, {hidden_sizes}, got {proj_sizes}; None for none"
             )
+        for name, sizes in {"hidden_sizes": hidden_sizes, "proj_sizes": proj_sizes or [[1]]}.items():
+            if min(min(widths) for widths in sizes) <= 0:
+                raise ValueError(f"`{name}` must be > 0, got {sizes}")
+        if input_size <= 0:
+            raise ValueError(f"`input_size` must be > 0, got {input_size}")
+        if not 0 <= dropout <= 1:
+            raise ValueError(f"`dropout` must be in [0, 1], got {dropout}")
         self.mode = mode
         self.input_size = input_size
         self.hidden_sizes = [list(sizes) for sizes in hidden_sizes]

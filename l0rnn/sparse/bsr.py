@@ -7,6 +7,7 @@ import sys
 import torch
 from torch import Tensor, nn
 
+from l0rnn.arguments import checked
 from l0rnn.sparse.matrix import Multiply, SparseMatrix, beta_warnings_ignored, in_parts, lengthened
 
 # Measured on one core of an AMD EPYC (AVX-512), torch 2.13 with MKL: recipes/penn_treebank/kernel_table.py.
@@ -17,6 +18,7 @@ MOST_COLUMNS_OF_MEDIUM = 32  # so many columns
 PART = 16  # columns that bmm multiplies at a time, so that what was gathered stays in the cache
 
 
+@checked
 class BSRMatrix(SparseMatrix):
     """Block compressed sparse rows: square blocks with a weight that is not 0, tiled from the top left corner.
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from l0rnn.arguments import checked
 from l0rnn.gates.gates import Gates
 from l0rnn.recurrent.names import RECURRENT
 from l0rnn.recurrent.ragged_rnn import RaggedRNN
@@ -19,13 +20,11 @@ from l0rnn.sparse.csr import CSRMatrix
 from l0rnn.sparse.linear import SparseLinear
 from l0rnn.sparse.matrix import SparseMatrix
 from l0rnn.sparse.recurrence import SparseRNN
-from l0rnn.surgery.proof import compare
+from l0rnn.surgery.proof import check_tolerance, compare
 from l0rnn.tracing.trace import trace
 from l0rnn.tracing.units import Units
 
 log = logging.getLogger(__name__)
-
-LAYOUTS = ("csr", "bsr")
 
 
 class NothingSparseError(ValueError):
@@ -66,6 +65,7 @@ class SparseReport:
         return "\n".join([first, *held, *(["dense:", *left] if left else [])])
 
 
+@checked
 def sparse_form(
     network: nn.Module,
     *,
@@ -105,10 +105,11 @@ def sparse_form(
         >>> sparse.sparse_report.converted, sparse.sparse_report.left
         ({'1.weight': (36, 36, 400)}, {'0.weight': 'its rows are looked up, not multiplied'})
     """
-    if layout not in LAYOUTS:
-        raise ValueError(f"`layout` must be one of {', '.join(LAYOUTS)}, got {layout!r}")
     if example_inputs is None:
         raise ValueError("`example_inputs` must be given: the sparse network is run against the dense one on them")
+    if block < 1:
+        raise ValueError(f"`block` must be a whole number > 0, got {block}")
+    check_tolerance(tolerance)
     _check_network(network)
     units = trace(network, example_inputs)
     weights = {name: network.get_parameter(name) for name in _multiplied(network, units)}
@@ -143,6 +144,7 @@ def sparse_form(
     return sparse
 
 
+@checked
 def density_of(network: nn.Module, example_inputs: Any) -> float:
     """Fraction of the weights multiplied in every time step that are not 0; embeddings and biases are not counted.
 
@@ -166,6 +168,7 @@ def density_of(network: nn.Module, example_inputs: Any) -> float:
     return sum(map(_kept, weights)) / sum(weight.numel() for weight in weights)
 
 
+@checked
 def stored_bytes(network: nn.Module) -> int:
     """Bytes of all that a checkpoint of the network holds; what is shared counts once.
 
@@ -198,7 +201,7 @@ def _check_network(network: nn.Module) -> None:
 
 def _check_block(block: int, weights: Mapping[str, Tensor]) -> None:
     widest = max((min(weight.shape) for weight in weights.values()), default=0)
-    if not isinstance(block, int) or isinstance(block, bool) or not 0 < block <= widest:
+    if not 0 < block <= widest:
         raise ValueError(
             f"`block` must be a whole number from 1 to {widest}, so that a block fits into one of the matrices, "
             f"got {block!r}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from l0rnn.arguments import checked
 from l0rnn.sparse.matrix import Multiply, SparseMatrix, beta_warnings_ignored, in_parts
 
 # Measured on one core of an AMD EPYC (AVX-512), torch 2.13 with MKL: recipes/penn_treebank/kernel_table.py.
@@ -12,6 +13,7 @@ MOST_COLUMNS_OF_ADDMM = 12  # beyond, embedding_bag is faster
 PART = 64  # columns that embedding_bag sums at a time, so that what it reads stays in the cache
 
 
+@checked
 class CSRMatrix(SparseMatrix):
     """Compressed sparse rows: each weight that is not 0, with its column; 8 bytes per weight in float32.
 

@@ -7,7 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from l0rnn.arguments import checked
 
+
+@checked
 class SparseLinear(nn.Module):
     """`torch.nn.Linear` for inference on a CPU, with its matrix held as CSR or BSR.
 

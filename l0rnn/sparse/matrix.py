@@ -70,7 +70,7 @@ class SparseMatrix(nn.Module):
                 "`weight` must be a matrix of float32 or float64 on the CPU, got "
                 f"{tuple(weight.shape)}, {weight.dtype}, {weight.device}; convert it first"
             )
-        if not isinstance(block, int) or isinstance(block, bool) or block < 1:
+        if block < 1:
             raise ValueError(f"`block` must be a whole number > 0, got {block!r}; 16 suits most processors")
         super().__init__()
         self.rows, self.columns = weight.shape

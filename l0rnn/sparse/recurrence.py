@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from l0rnn.arguments import checked
 from l0rnn.recurrent.names import recurrent_parameter_name, recurrent_sizes
 from l0rnn.recurrent.ragged_rnn import RaggedRNN
 from l0rnn.recurrent.stack import run_stack
@@ -132,6 +133,7 @@ class SparseCell(nn.Module):
         return [h]
 
 
+@checked
 class SparseRNN(nn.Module):
     """A recurrent layer called as torch's LSTM, GRU and RNN, or as a `RaggedRNN`, for inference on a CPU.
 

@@ -85,8 +85,7 @@ def compare(
         ValueError: if the reference fails, gives no numbers or none that is finite, or differs from itself; or the
             tolerance is no number ≥ 0.
     """
-    if tolerance is not None and not 0 <= tolerance < float("inf"):
-        raise ValueError(f"`tolerance` must be a finite number >= 0, or None for that of the dtype, got {tolerance}")
+    check_tolerance(tolerance)
     worst, scale = 0.0, 1.0  # of the tensor that differs most for its size
     dtypes = {parameter.dtype for parameter in reference.parameters()}
     smaller = example_inputs if widths is None else widths.smaller_inputs(example_inputs)
@@ -122,6 +121,12 @@ def compare(
                 "draws from a generator of its own, and switch that off in evaluation mode"
             )
     return worst, allowed
+
+
+def check_tolerance(tolerance: float | None) -> None:
+    """Raise ValueError unless a tolerance is a finite number ≥ 0, or None."""
+    if tolerance is not None and not 0 <= tolerance < float("inf"):
+        raise ValueError(f"`tolerance` must be a finite number >= 0, or None for that of the dtype, got {tolerance}")
 
 
 def self_difference(network: nn.Module, example_inputs: Any, *, other_numbers: bool = False) -> float:

@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeGuard
 import torch
 from torch import Tensor, nn
 
+from l0rnn.arguments import checked
 from l0rnn.gates.network import deterministic_gates, gate_network_, network_gates, ungate_network_
 from l0rnn.recurrent.nested import moved_to
 from l0rnn.surgery.build import build
@@ -85,6 +86,7 @@ class Surgery:
         return "\n".join([f"shrunk, {equal}", *kept, *(["not pruned:", *left] if left else [])])
 
 
+@checked
 def shrink(
     model: nn.Module | Prunable,
     gates: Mapping[str, Tensor] | None = None,
@@ -155,6 +157,7 @@ def shrink(
     return surgery.network
 
 
+@checked
 def operate(
     model: nn.Module | Prunable,
     gates: Mapping[str, Tensor] | None = None,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from l0rnn.arguments import checked
 from l0rnn.tracing.numbering import units_of
 from l0rnn.tracing.rules import RULES
 from l0rnn.tracing.rules.run import Run, run_traced, tensors_in
@@ -23,6 +24,7 @@ NORMS = (nn.LayerNorm, nn.RMSNorm)
 RECURRENT = (nn.LSTM, nn.GRU, nn.RNN)
 
 
+@checked
 def trace(
     network: nn.Module,
     example_inputs: Any,
@@ -83,6 +85,7 @@ def trace(
     return units
 
 
+@checked
 def explain(network: nn.Module, example_inputs: Any, **options: Any) -> str:
     """What can be pruned in a network, what stays whole and why, as text to be printed.
 

@@ -10,11 +10,13 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
 from torch import Tensor
 
+from l0rnn.arguments import checked
 from l0rnn.methods import Dense, Method
 
 WEIGHTS = "weights beside their average"  # where a checkpoint holds them
 
 
+@checked
 class AverageLate(Callback):
     """Averages the weights over the steps once validation no longer improves; the average is evaluated and kept.
 

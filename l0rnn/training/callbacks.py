@@ -16,6 +16,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import nn
 
+from l0rnn.arguments import checked
 from l0rnn.bench.measure import benchmark
 from l0rnn.bench.report import BenchReport
 from l0rnn.gates.network import ungate_network_
@@ -27,6 +28,7 @@ from l0rnn.training.resuming import Paused
 log = logging.getLogger(__name__)
 
 
+@checked
 class ScaleDropout(Callback):
     """Lets dropout fall with the network: from its own rate when dense to ``final`` when nothing is left.
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from l0rnn.arguments import checked
 from l0rnn.extras import require
 from l0rnn.methods.method import Method
 from l0rnn.recurrent.nested import moved_to
@@ -26,6 +27,7 @@ from transformers.trainer_callback import ExportableState  # noqa: E402
 log = logging.getLogger(__name__)
 
 
+@checked
 class PruneCallback(TrainerCallback, ExportableState):
     """Prunes the model of a `transformers.Trainer` while that trains it.
 
@@ -65,6 +67,8 @@ class PruneCallback(TrainerCallback, ExportableState):
         fixed: Sequence[str] = (),
         tied: Sequence[Sequence[str]] = (),
     ) -> None:
+        if not gate_learning_rate > 0:
+            raise ValueError(f"`gate_learning_rate` must be > 0, got {gate_learning_rate}")
         self.method = method
         self.example_inputs = example_inputs
         self.gate_learning_rate = gate_learning_rate

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from l0rnn.arguments import checked
 from l0rnn.methods import Dense, Method
 from l0rnn.methods.units import unit_method
 from l0rnn.recurrent.nested import moved_to
@@ -30,6 +31,7 @@ from l0rnn.training.whole_checkpoints import write_whole_checkpoints_
 log = logging.getLogger(__name__)
 
 
+@checked
 class PrunableModule(EvaluatedModule):
     """Trains a network under a pruning method, by Lightning's automatic optimisation.
 
@@ -110,7 +112,9 @@ class PrunableModule(EvaluatedModule):
             self.units = Units()
             self.method.attach(network, self.units)  # which changes nothing
         else:
-            self.units = Pruner(network, self.method, example_inputs, fixed=fixed, tied=tied).units
+            self.units = Pruner(
+                network, self.method, example_inputs, gate_learning_rate=gate_learning_rate, fixed=fixed, tied=tied
+            ).units
         self._all_units = self.units  # before any is removed
         self.remaining: dict[str, Tensor] = {}
         self._carried: Any = None

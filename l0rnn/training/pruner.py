@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from l0rnn.arguments import checked
 from l0rnn.bench.report import BenchReport
 from l0rnn.cost.cost import CostOf
 from l0rnn.gates.network import network_gates
@@ -32,6 +33,7 @@ from l0rnn.training.processes import (
 PATIENCE = 3  # steps in a row without a gradient for the gates that are let pass
 
 
+@checked
 class Pruner:
     """Prunes a network in whatever loop trains it.
 
@@ -112,6 +114,7 @@ class Pruner:
         if steps is not None:
             self.begin(steps)
 
+    @checked
     def begin(self, steps: int) -> None:
         """Say how many optimiser steps the training has, if that was not known before.
 
@@ -304,6 +307,7 @@ class Pruner:
             "history": {step: dict(figures) for step, figures in self.history.rows.items()},
         }
 
+    @checked
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was; the network's state has been loaded before, into the network with gates.
 

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveragi
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from l0rnn.arguments import checked
 from l0rnn.cost.cost import CostOf
 from l0rnn.gates.gates import Gates
 from l0rnn.methods.units import unit_method
@@ -24,6 +25,7 @@ from l0rnn.training.optimizer import single_optimizers
 log = logging.getLogger(__name__)
 
 
+@checked
 class RemoveClosedUnits(Callback):
     """Takes units that are closed for good out of the network during training.
 

@@ -36,7 +36,7 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, (bool, int, float, str, type(None))) else settings_of(value)
 
 
-def from_settings(settings: Mapping[str, Any], classes: Mapping[str, type]) -> Any:
+def from_settings(settings: Mapping[str, Any], classes: Mapping[str, type], argument: str = "settings") -> Any:
     """Build the object that `settings_of` described, from classes given by name; nothing else can be built.
 
     Raises:
@@ -58,9 +58,9 @@ def from_settings(settings: Mapping[str, Any], classes: Mapping[str, type]) -> A
         )
     name = str(settings.get("class"))
     if name not in classes:
-        raise ValueError(f"`class` must be one of {', '.join(classes)}, got {name!r}")
+        raise ValueError(f"`class` of `{argument}` must be one of {', '.join(classes)}, got {settings.get('class')!r}")
     arguments = {
-        key: from_settings(value, classes) if isinstance(value, Mapping) and "class" in value else value
+        key: from_settings(value, classes, key) if isinstance(value, Mapping) and "class" in value else value
         for key, value in settings.items()
         if key != "class"
     }

@@ -181,7 +181,7 @@ def test_a_budget_at_the_minimum_is_accepted() -> None:
         ({"density": 0.0}, r"`density` must be in \(0, 1\], got 0.0; use the method `Dense`"),
         ({"density": -0.1}, r"`density` must be in \(0, 1\]"),
         ({"density": 1.5}, r"`density` must be in \(0, 1\], got 1.5"),
-        ({"density": math.nan}, r"`density` must be in \(0, 1\], got nan"),
+        ({"density": math.nan}, "`density` must be finite, got nan"),
         ({"parameters": 0}, "`parameters` must be > 0, got 0"),
         ({"multiply_adds": -5}, "`multiply_adds` must be > 0, got -5"),
         ({"density": 0.5, "parameters": 0}, "`parameters` must be > 0, got 0"),
@@ -191,7 +191,7 @@ def test_a_budget_at_the_minimum_is_accepted() -> None:
         ({"density": 0.5, "ramp": -0.1}, "`start` and `ramp` must be fractions .*, got 0.3 and -0.1"),
         ({"density": 0.5, "start": -0.1}, "`start` and `ramp` must be fractions .*, got -0.1 and 0.2"),
         ({"density": 0.5, "start": 0.6, "ramp": 0.5}, "together at most 1, got 0.6 and 0.5"),
-        ({"density": 0.5, "start": math.nan}, "`start` and `ramp` must be fractions .*, got nan"),
+        ({"density": 0.5, "start": math.nan}, "`start` must be finite, got nan"),
         ({"density": 0.5, "curve": "square"}, "`curve` must be 'linear' or 'cubic', got 'square'"),
     ],
 )
@@ -231,7 +231,7 @@ def test_a_penalty_without_a_ramp_is_there_after_the_first_step() -> None:
     [
         ({"weight": 0.0}, "`weight` must be > 0, got 0.0; use the method `Dense` for an unpruned run"),
         ({"weight": -1.0}, "`weight` must be > 0"),
-        ({"weight": math.nan}, "`weight` must be > 0, got nan"),
+        ({"weight": math.nan}, "`weight` must be finite, got nan"),
         ({"weight": 1.0, "kind": "flops"}, "`kind` must be one of multiply_adds, parameters, .*, got 'flops'"),
         ({"weight": 1.0, "ramp": 2.0}, "`start` and `ramp` must be fractions of the training, .*, got 0.0 and 2.0"),
         ({"weight": 1.0, "start": 0.95}, "together at most 1, got 0.95 and 0.1"),
@@ -339,10 +339,10 @@ def test_the_settings_of_a_method_hold_those_of_its_parts() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"class": "Popen", "args": "ls"}, "`class` must be one of .*Budget.*, got 'Popen'"),
-        ({"density": 0.5}, "`class` must be one of .*, got '?None"),
+        ({"class": "Popen", "args": "ls"}, "`class` of .* must be one of .*Budget.*, got 'Popen'"),
+        ({"density": 0.5}, "`class` of .* must be one of .*, got '?None"),
         ({"class": "Budget", "density": 0.5, "speed": 1, "art": 2}, "Budget has no argument art, speed"),
-        ({"class": "L0Gates", "objective": {"class": "Popen"}}, "`class` must be one of .*, got 'Popen'"),
+        ({"class": "L0Gates", "objective": {"class": "Popen"}}, "`class` of .* must be one of .*, got 'Popen'"),
         ({"class": "Budget", "density": 3.0}, "`density` must be in"),
     ],
 )

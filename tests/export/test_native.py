@@ -149,16 +149,16 @@ def test_what_cannot_be_saved_is_named_and_nothing_is_written(network: nn.Module
         ({"vocabulary": (*WORDS[:-1], "cat")}, "each word once"),
         ({"vocabulary": (*WORDS[:-1], "two words")}, "without spaces"),
         ({"vocabulary": (*WORDS[:-1], "\x1b[2J")}, "control characters"),
-        ({"vocabulary": (*WORDS[:-1], 7)}, "without spaces"),
+        ({"vocabulary": (*WORDS[:-1], 7)}, r"must be Sequence\[str\] or None, got \('<eos>'"),
         ({"vocabulary": []}, "at least one word"),
-        ({"vocabulary": "words"}, "must be a list of words, got str"),
+        ({"vocabulary": "words"}, "must be Sequence.* got 'words'"),
         ({"figures": {"loss": float("nan")}}, "finite numbers or texts, got 'loss': nan"),
-        ({"figures": {"loss": [1]}}, "finite numbers or texts"),
-        ({"figures": [1]}, "must map names to numbers or texts, got list"),
+        ({"figures": {"loss": [1]}}, "must be Mapping.*, got {'loss'"),
+        ({"figures": [1]}, r"must be Mapping.*, got \[1\]"),
     ],
 )
 def test_wrong_vocabulary_and_figures(options: dict, message: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         save_dense(language_model(), tmp_path / "model", **options)
     assert list(tmp_path.iterdir()) == []
 

@@ -186,7 +186,7 @@ def test_a_network_too_large_for_one_file(tmp_path: Path, monkeypatch: pytest.Mo
         export_onnx(language_model(), tmp_path / "model")
 
 
-@pytest.mark.parametrize("opset", [9, 17, 99, 20.0])
+@pytest.mark.parametrize("opset", [9, 17, 99])
 def test_an_opset_that_is_too_old_or_not_there_yet(opset: int, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"`opset` must be from 18 to \d+, got"):
         export_onnx(language_model(), tmp_path / "model", opset=opset)

@@ -175,7 +175,7 @@ class TestGeneration:
         [
             ({"words": 0}, "`words` must be > 0, got 0"),
             ({"temperature": -1.0}, "`temperature` must be ≥ 0, got -1.0"),
-            ({"temperature": float("nan")}, "`temperature` must be ≥ 0, got nan"),
+            ({"temperature": float("nan")}, "`temperature` must be finite, got nan"),
             ({"prompt": [11]}, r"`prompt` must hold word ids in \[0, 11\), got 11"),
         ],
     )

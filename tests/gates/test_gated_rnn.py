@@ -388,5 +388,5 @@ def test_options_out_of_range_are_refused() -> None:
         GatedGRU(INPUT, HIDDEN, open_probability=1.01)
     with pytest.raises(TypeError, match="`dense` must be a torch.nn.LSTM for .*, got GRU"):
         GatedLSTM.from_dense(nn.GRU(INPUT, HIDDEN))
-    with pytest.raises(TypeError, match="`dense` must be an nn.LSTM, nn.GRU or nn.RNN, got Linear"):
+    with pytest.raises(TypeError, match="`dense` must be LSTM, GRU or RNN, got Linear"):
         gate_layer(nn.Linear(2, 2))  # type: ignore[arg-type]

@@ -220,7 +220,7 @@ def test_a_layer_of_small_weights_does_not_lose_all_its_units_at_the_freeze() ->
     ("options", "message"),
     [
         ({"weight": 0.0}, "`weight` must be > 0, got 0.0; use the method `Dense` for an unpruned run"),
-        ({"weight": float("nan")}, "`weight` must be > 0, got nan"),
+        ({"weight": float("nan")}, "`weight` must be finite, got nan"),
         ({"threshold": -1e-4}, "`threshold` must be >= 0, got -0.0001"),
         ({"density": 1.5}, r"`density` must be in \(0, 1\], got 1.5"),
         ({"freeze": 0.0}, r"`freeze` must be a fraction of the training in \(0, 1\], got 0.0"),

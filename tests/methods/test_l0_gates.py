@@ -107,7 +107,7 @@ def test_a_loss_that_calls_parts_of_the_network_draws_once_per_penalty() -> None
 
 
 def test_nothing_to_gate_is_refused_with_every_reason() -> None:
-    with pytest.raises(ValueError, match="`units` must be 'input', 'hidden', 'both', 'all', got 'output'"):
+    with pytest.raises(ValueError, match="`units` must be 'input', 'hidden', 'both' or 'all', got 'output'"):
         L0Gates(Penalty(0.1), units="output")  # type: ignore[arg-type]
     message = "no units of the kind `units='input'` .*classifier: it is an output.*encoder.l0: `units='input'` leaves"
     with pytest.raises(ValueError, match=message):

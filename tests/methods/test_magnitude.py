@@ -353,7 +353,7 @@ TWO: dict[str, Any] = {"schedule": "two_slope"}
     [
         ({"density": 0.0}, r"`density` must be in \(0, 1\].*got 0.0"),
         ({"density": 1.5}, r"`density` must be in \(0, 1\].*got 1.5"),
-        ({"density": math.nan}, r"`density` must be in \(0, 1\].*got nan"),
+        ({"density": math.nan}, "`density` must be finite, got nan"),
         ({}, "`density` must be given for the schedule 'cubic', got None"),
         ({"density": 0.5, "schedule": "square"}, "`schedule` must be 'cubic' or 'two_slope', got 'square'"),
         ({"density": 0.5, "scope": "layer"}, "`scope` must be 'matrix' or 'network', got 'layer'"),

@@ -231,10 +231,10 @@ def test_masks_survive_training(kind: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"graph": "ring"}, "`graph` must be one of watts_strogatz, barabasi_albert, got 'ring'"),
+        ({"graph": "ring"}, "`graph` must be .watts_strogatz. or .barabasi_albert., got .ring."),
         ({"density": 0.0}, r"`density` must be in \(0, 1\], got 0.0"),
         ({"density": 1.01}, r"`density` must be in \(0, 1\], got 1.01"),
-        ({"density": float("nan")}, r"`density` must be in \(0, 1\], got nan"),
+        ({"density": float("nan")}, "`density` must be finite, got nan"),
         ({"seed": -1}, "`seed` must be ≥ 0, got -1"),
     ],
 )

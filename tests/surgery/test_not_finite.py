@@ -69,13 +69,13 @@ class TestTolerances:
     @pytest.mark.parametrize("tolerance", [float("nan"), float("inf"), -1.0, -float("inf")])
     def test_one_that_is_no_number_from_0_on(self, tolerance: float) -> None:
         options = {"gates": {"rnn.l0": torch.ones(16)}, "example_inputs": torch.randn(5, 2, 4), "tolerance": tolerance}
-        with pytest.raises(ValueError, match="`tolerance` must be a finite number >= 0"):
+        with pytest.raises(ValueError, match="`tolerance` must be (a )?finite"):
             shrink(Net(), **options)
 
     def test_of_the_sparse_form(self) -> None:
         network = nn.Sequential(nn.Embedding(50, 8), nn.Linear(8, 50)).requires_grad_(False)
         network[1].weight[8:] = 0
-        with pytest.raises(ValueError, match="`tolerance` must be a finite number >= 0"):
+        with pytest.raises(ValueError, match="`tolerance` must be (a )?finite"):
             sparse_form(network, layout="csr", example_inputs=torch.arange(50), tolerance=float("nan"))
 
 

@@ -158,7 +158,7 @@ SIZES: list[tuple[str, Any, str]] = [
     ("tied", 3, "of another configuration|but the weights"),
     ("dropout", "half", "does not hold what a L0GatedLSTM is built by"),
     ("learning_rate", None, "does not hold what a L0GatedLSTM is built by"),
-    ("method", {"class": "os.system"}, "`class` must be one of"),
+    ("method", {"class": "os.system"}, "`class` of `method` must be one of"),
     ("method", {"class": "Budget", "density": 0.5}, "does not hold what a L0GatedLSTM is built by"),
     ("method", 3, "does not hold what a L0GatedLSTM is built by"),
     ("dropout", torch.zeros(3), "plain hyper-parameters, got a TensorHeader"),

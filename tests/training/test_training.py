@@ -251,7 +251,7 @@ class TestBadRuns:
             ({"embedding_size": -3}, "`embedding_size` must be > 0, got -3"),
             ({"dropout": 1.0}, r"`dropout` must be in \[0, 1\), got 1.0"),
             ({"tied": True, "embedding_size": 8}, "`tied` needs `embedding_size` equal to `hidden_size`, got 8 and 16"),
-            ({"objective": {"class": "Lottery"}}, "`class` must be one of"),
+            ({"objective": {"class": "Lottery"}}, "`class` of `objective` must be one of"),
             ({"objective": Budget(density=0.001)}, "one unit per layer already costs"),
         ],
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from l0rnn.arguments import checked
 from l0rnn.tracing.rules import (
     convolutions,
     elementwise,
@@ -30,7 +31,8 @@ for family in FAMILIES:
         RULES.update(dict.fromkeys(names.split(), function))
 
 
-def rule(operation: Any) -> Callable[[Callable[[Call], None]], Callable[[Call], None]]:
+@checked
+def rule(operation: str | Callable[..., Any]) -> Callable[[Callable[[Call], None]], Callable[[Call], None]]:
     """Give an operation a rule of your own, or another one; for a decorator.
 
     Args:
