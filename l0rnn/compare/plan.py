@@ -113,7 +113,6 @@ class Plan:
         return key_of(config)
 
 
-@checked
 def task_plan(
     task: Path,
     *,

@@ -152,6 +152,7 @@ class WriteProgress(Callback):
             aside.replace(self.path)
 
 
+@checked
 class WriteReport(Callback):
     """Ends a training in one HTML page: units, density, price and quality over time, what was not pruned, the proof.
 

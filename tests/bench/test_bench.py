@@ -419,7 +419,7 @@ def test_bytes_of_tied_weights_and_buffers_count_once() -> None:
         ({"threads": (1, 0)}, r"`threads` must be from 1 to \d+, what this machine has, got 0"),
         ({"seconds": 0.0}, r"`seconds` must be > 0, got 0\.0"),
         ({"rounds": 0}, "`rounds` must be > 0, got 0"),
-        ({"device": "abacus"}, "`device` must be 'cpu' or 'cuda', got 'abacus'"),
+        ({"device": "abacus"}, "`device` must be a device that torch knows, got 'abacus'"),
         ({"device": "meta"}, "`device` must be 'cpu' or 'cuda', got 'meta'"),
         ({"device": "cuda:99"}, r"`device` must be one that torch finds here, got 'cuda:99' with \d+ CUDA GPUs; use"),
         ({"networks": {"a": nn.LSTM(4, 2, device="meta")}}, "`networks` must be on `device`, cpu, but 'a' .* meta"),

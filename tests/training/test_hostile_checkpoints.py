@@ -155,7 +155,7 @@ SIZES: list[tuple[str, Any, str]] = [
     ("num_layers", 10_000, r"`num_layers` must be a number of layers that the \d+ weights allow, got 10000"),
     ("num_layers", 10**18, "`num_layers` must be"),
     ("num_layers", 1.0, "`num_layers` must be"),
-    ("tied", 3, "of another configuration|but the weights"),
+    ("tied", 3, "`tied` must be bool"),
     ("dropout", "half", "does not hold what a L0GatedLSTM is built by"),
     ("learning_rate", None, "does not hold what a L0GatedLSTM is built by"),
     ("method", {"class": "os.system"}, "`class` of `method` must be one of"),
