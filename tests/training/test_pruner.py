@@ -135,9 +135,11 @@ def test_what_is_missing_is_named() -> None:
         Pruner(network, gates(), None)
     with pytest.raises(ValueError, match="`gate_learning_rate` must be > 0, got 0"):
         Pruner(network, gates(), x, gate_learning_rate=0)
-    for steps in (0, -1, 2.0):
+    with pytest.raises(TypeError, match="`steps` must be int or None, got 2.0"):
+        Pruner(Classifier(), gates(), x, steps=2.0)  # type: ignore[arg-type]
+    for steps in (0, -1):
         with pytest.raises(ValueError, match="`steps` must be a whole number of optimiser steps > 0, got"):
-            Pruner(Classifier(), gates(), x, steps=steps)  # type: ignore[arg-type]
+            Pruner(Classifier(), gates(), x, steps=steps)
     pruner = Pruner(network, gates(), x)
     with pytest.raises(RuntimeError, match="`steps` must be given before the first step"):
         pruner.step()
