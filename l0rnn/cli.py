@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,17 +50,26 @@ EXPORT_OPTIONS = {  # option of `export` → its argument of the Python function
     "compile": ("compiled", ("program",)),
     "dense": ("dense", ("web",)),
 }
+INTERRUPTED = 130  # what shells give for a command that Ctrl-C has ended
 LIGHTNING_COMMANDS = ("fit", "validate", "test", "predict")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0, or 2 after an error in what was asked."""
+    """Run a command; returns the exit status: 0, 2 after an error in what was asked, or 130 after Ctrl-C."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if arguments and arguments[0] in LIGHTNING_COMMANDS:
-        from l0rnn.training.configuration import lightning_cli
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt:
+        kept = "what is trained is kept; to go on" if arguments[0] == "compare" else "to begin again"
+        print(f"\nl0rnn {arguments[0]}: stopped; {kept}: {shlex.join(['l0rnn', *arguments])}", file=sys.stderr)
+        return INTERRUPTED
 
-        lightning_cli(arguments)
-        return 0
+
+def _run(arguments: list[str]) -> int:
+    if arguments and arguments[0] in LIGHTNING_COMMANDS:
+        from l0rnn.training.configuration import run_command
+
+        return run_command(arguments)
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
@@ -104,6 +115,8 @@ def _parser() -> argparse.ArgumentParser:
     benches.add_argument("--plot", type=Path, help="where to draw it, as .png or .svg")
     benches.set_defaults(run=_bench)
     _add_compare(commands)
+    for name in ("shrink", "export", "generate", "bench", "compare"):
+        commands.choices[name].add_argument("--json", action="store_true", help="print the result as JSON")
     return parser
 
 
@@ -182,8 +195,12 @@ def _shrink(options: argparse.Namespace) -> None:
 
     surgery = operate(load_model(options.checkpoint), multiple_of=options.multiple_of)
     save_dense(surgery.network, options.out, overwrite=options.overwrite)
-    print(surgery)
-    print(f"written to {options.out}")
+    if options.json:
+        kept = {axis: {"kept": width, "of": full} for axis, (width, full) in surgery.widths.items()}
+        found = {"units": kept, "not_pruned": surgery.untouched, "max_abs_difference": surgery.max_abs_difference}
+        print(json.dumps({"out": str(options.out), **found}))
+    else:
+        print(f"{surgery}\nwritten to {options.out}")
 
 
 def _export(options: argparse.Namespace) -> None:
@@ -213,9 +230,13 @@ def _export(options: argparse.Namespace) -> None:
         "web": export.export_web,
     }
     written = writers[options.format](network, options.out, **arguments)
+    size = sum(path.stat().st_size for path in options.out.rglob("*") if path.is_file())
+    if options.json:
+        found = written.figures() if options.format == "int8" else {}
+        print(json.dumps({"format": options.format, "out": str(options.out), "bytes": size, **found}))
+        return
     if options.format == "int8":
         print(written)
-    size = sum(path.stat().st_size for path in options.out.rglob("*") if path.is_file())
     print(f"{options.format} export checked and written to {options.out}, {size:,} bytes")
 
 
@@ -248,7 +269,8 @@ def _generate(options: argparse.Namespace) -> None:
     prompt = encode(streamer.vocabulary, options.prompt)
     generator = torch.Generator().manual_seed(options.seed)
     words = list(generate(streamer, options.words, prompt=prompt, temperature=options.temperature, generator=generator))
-    print(decode(streamer.vocabulary, [*prompt, *words]))
+    text = decode(streamer.vocabulary, [*prompt, *words])
+    print(json.dumps({"text": text, "words": len(words)}) if options.json else text)
 
 
 def _bench(options: argparse.Namespace) -> None:

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +45,59 @@ def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert end.value.code == 0
     text = capsys.readouterr().out
     assert all(command in text for command in ("fit", "shrink", "bench"))
+
+
+def test_results_for_machines(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small, exported = str(tmp_path / "small"), str(tmp_path / "torch")
+    assert main(["shrink", str(checkpoint), "--out", small, "--json"]) == 0
+    shrunk = json.loads(capsys.readouterr().out)
+    assert shrunk["out"] == small
+    assert shrunk["max_abs_difference"] < 1e-4
+    assert all(0 < axis["kept"] <= axis["of"] for axis in shrunk["units"].values())
+    assert main(["export", small, "--format", "torch", "--out", exported, "--json"]) == 0
+    size = sum(path.stat().st_size for path in Path(exported).iterdir())
+    assert json.loads(capsys.readouterr().out) == {"format": "torch", "out": exported, "bytes": size}
+    assert main(["bench", small, "--grid", "1x1", "--seconds", "0.01", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"][0]["network"] == small
+
+
+class TestCtrlC:
+    """In a process of its own, since the signal goes to the whole of it."""
+
+    def test_a_command_says_how_to_begin_again(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def stop(_: Any) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("l0rnn.cli._bench", stop)
+        assert main(["bench", "a model"]) == 130
+        assert capsys.readouterr().err.endswith("to begin again: l0rnn bench 'a model'\n")
+
+    @pytest.mark.slow
+    def test_a_training_names_the_checkpoint_to_go_on_from(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "segments_of_a_test.py").write_text(SEGMENTS)
+        monkeypatch.syspath_prepend(tmp_path)
+        config = tmp_path / "long.yaml"
+        data = "{class_path: segments_of_a_test.Segments}"
+        # Lightning writes with save_top_k = 0 at the end alone
+        text = configuration(tmp_path, data, words=20, epochs=100_000)
+        config.write_text(text.replace("save_top_k: 0", "save_top_k: 1"))
+        command = [sys.executable, "-m", "l0rnn.cli", "fit", "--config", str(config)]
+        root = Path(__file__).parents[1]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(tmp_path)])}
+        training = subprocess.Popen(command, cwd=root, env=environment, stderr=subprocess.PIPE, text=True)
+        last, end = tmp_path / "last.ckpt", time.monotonic() + 120
+        while not last.exists() and training.poll() is None and time.monotonic() < end:
+            time.sleep(0.2)
+        training.send_signal(signal.SIGINT)
+        _, error = training.communicate(timeout=60)
+        assert training.returncode == 130, error
+        told = error.strip().splitlines()[-1]
+        assert told.endswith(f"l0rnn fit --config {config} --ckpt_path {last}"), error
+        assert torch.load(last, weights_only=False)["global_step"] > 0
 
 
 def test_shrink_writes_a_model_that_loads(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -90,13 +148,21 @@ def test_bench_compares_a_checkpoint_with_its_shrunken_model(
     assert {row["network"] for row in rows} == {str(checkpoint), str(small)}
 
 
-def test_fit_runs_a_configuration(tmp_path: Path, small_treebank: Path) -> None:
-    from recipes.penn_treebank.data import PennTreebank
+SEGMENTS = """
+import torch
+from lightning import LightningDataModule
+from recipes.penn_treebank.data import SegmentLoader, batchify
 
-    words = PennTreebank(small_treebank, 2, steps=4).vocabulary_size
-    config = tmp_path / "tiny.yaml"
-    config.write_text(
-        f"""
+class Segments(LightningDataModule):
+    def train_dataloader(self):
+        return SegmentLoader(batchify(torch.arange(200) % 20, 4), steps=5)
+
+    val_dataloader = train_dataloader
+"""
+
+
+def configuration(folder: Path, data: str, *, words: int, epochs: int) -> str:
+    return f"""
 seed_everything: 1
 model:
   class_path: l0rnn.L0GatedLSTM
@@ -104,20 +170,27 @@ model:
     vocabulary_size: {words}
     hidden_size: 8
     objective: {{class_path: l0rnn.Budget, init_args: {{density: 0.5}}}}
-data:
-  class_path: recipes.penn_treebank.data.PennTreebank
-  init_args: {{data_dir: {small_treebank}, batch_size: 2, steps: 4, evaluation_batch_size: 1}}
+data: {data}
 trainer:
-  max_epochs: 1
+  max_epochs: {epochs}
   accelerator: cpu
   enable_progress_bar: false
   enable_model_summary: false
   logger: false
-  default_root_dir: {tmp_path}
+  default_root_dir: {folder}
   callbacks:
     - class_path: lightning.pytorch.callbacks.ModelCheckpoint
-      init_args: {{dirpath: {tmp_path}, save_last: true, save_top_k: 0}}
+      init_args: {{dirpath: {folder}, save_last: true, save_top_k: 0}}
 """
-    )
+
+
+def test_fit_runs_a_configuration(tmp_path: Path, small_treebank: Path) -> None:
+    from recipes.penn_treebank.data import PennTreebank
+
+    words = PennTreebank(small_treebank, 2, steps=4).vocabulary_size
+    arguments = f"{{data_dir: {small_treebank}, batch_size: 2, steps: 4, evaluation_batch_size: 1}}"
+    data = f"{{class_path: recipes.penn_treebank.data.PennTreebank, init_args: {arguments}}}"
+    config = tmp_path / "tiny.yaml"
+    config.write_text(configuration(tmp_path, data, words=words, epochs=1))
     assert main(["fit", "--config", str(config)]) == 0
     assert main(["shrink", str(tmp_path / "last.ckpt"), "--out", str(tmp_path / "shrunk")]) == 0

@@ -41,8 +41,9 @@ def run(options: Any, load: Callable[[Path], Any]) -> None:
         device=options.device,
         seconds=options.seconds,
         roofline=True,
+        progress=True,
     )
-    print(report.table())
+    print(report.to_json() if options.json else report.table())
     if options.out is not None:
         report.save(options.out)
     if options.plot is not None:

@@ -6,7 +6,7 @@ import inspect
 import os
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
+from tqdm import tqdm
 
 from l0rnn.arguments import check_threads, checked
 from l0rnn.bench import timing
@@ -42,6 +43,7 @@ def benchmark(
     carry_state: bool = True,
     others: Others | None = None,
     roofline: bool = False,
+    progress: bool = False,
 ) -> BenchReport:
     """Measure milliseconds per call of every network, input size, thread count and runtime.
 
@@ -67,6 +69,7 @@ def benchmark(
         others: runtimes beside torch; `l0rnn.bench.runtimes.benchmark_in` makes and passes them.
         roofline: whether to measure, in the same run, what the machine can read and multiply at most, and to hold each
             row against it; see `l0rnn.bench.roofline`. Takes a few seconds for each thread count.
+        progress: whether to show on a terminal how many of the sizes are done, and how long the rest will take.
 
     Returns:
         The rows, in milliseconds per call, the bytes of each network, and the environment.
@@ -95,11 +98,14 @@ def benchmark(
     peaks: dict[str, int] = {}
     refused: dict[str, dict[str, str]] = {}
     limits: dict[int, Roofline] = {}
-    with torch.inference_mode(), _evaluating_then_restored(networks), _current(device):
+    with torch.inference_mode(), _evaluating_then_restored(networks), _current(device), ExitStack() as stack:
         for count in dict.fromkeys(threads):
             if roofline:
                 limits[count] = measure_roofline(count, device=device)
-        for batch, steps in dict.fromkeys((batch, steps) for batch, steps in grid):
+        sizes_of_inputs = dict.fromkeys((batch, steps) for batch, steps in grid)
+        total = len(sizes_of_inputs) * len(dict.fromkeys(threads))
+        bar = stack.enter_context(tqdm(total=total, desc="sizes", leave=False, disable=None if progress else True))
+        for batch, steps in sizes_of_inputs:
             inputs = make_inputs(batch, steps)
             if not isinstance(inputs, tuple):
                 raise ValueError(
@@ -120,6 +126,7 @@ def benchmark(
                     _add_others_(timed, refused, place, networks, others)
                 samples = _take_turns(timed, threads=count, seconds=seconds / rounds, rounds=rounds)
                 rows += _rows(samples, baseline, place, _work(networks, place) if roofline else {}, limits.get(count))
+                bar.update()
     sizes = {name: timing.parameter_bytes(network) for name, network in networks.items()}
     found = [limit.to_json() for limit in limits.values()]
     return BenchReport(tuple(rows), baseline, sizes, peaks, environment(device), refused, found)

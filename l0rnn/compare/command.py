@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any
 
 from l0rnn.compare.engines import Engine, LocalEngine
@@ -52,7 +53,7 @@ def run(options: argparse.Namespace) -> None:
     else:
         from l0rnn.compare.latency import measure  # with Lightning, which a task does not need
 
-        print("measuring latency")
+        print("measuring latency", file=sys.stderr)
         comparison = compare(plan, results, *measure(plan, results, seconds=options.seconds))
     write_comparison(comparison, options.out)
     plot_comparison(comparison, options.out / "compare.png")
@@ -63,6 +64,9 @@ def run(options: argparse.Namespace) -> None:
         "Under which conditions": conditions or "None are known.",
     }
     write_page(options.out / "compare.html", f"Comparison {plan.name}", sections)
+    if options.json:
+        print(comparison.to_json())
+        return
     print(f"{comparison.table()}\n\nwritten to {options.out}: compare.html, .md, .json, .csv and .png")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 import time
 import warnings
 from collections.abc import Sequence
@@ -54,12 +56,74 @@ class TrainingTime(Callback):
         self._before = dict(state_dict)
 
 
-def lightning_cli(arguments: Sequence[str], *, run: bool = True) -> Any:
+class Sitting(Callback):
+    """What somebody before a terminal wants of a training: how long it still takes, and where it can go on.
+
+    Attributes:
+        checkpoint: path of the newest checkpoint when Ctrl-C ended the training, else None.
+
+    Example:
+        >>> Sitting().checkpoint is None
+        True
+    """
+
+    def __init__(self) -> None:
+        self.checkpoint: str | None = None
+        self._began = (0.0, 0)  # clock and step
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count from here: a training that goes on knows nothing of the speed before."""
+        self._began = (time.perf_counter(), trainer.global_step)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Show the minutes left in the progress bar."""
+        done, steps = trainer.global_step - self._began[1], trainer.estimated_stepping_batches
+        if done > 0 and steps != float("inf") and trainer.progress_bar_callback is not None:
+            minutes = (time.perf_counter() - self._began[0]) / done * (steps - trainer.global_step) / 60
+            pl_module.log("minutes left", round(minutes, 1), prog_bar=True, logger=False, batch_size=1)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Note the newest checkpoint, which a message may name."""
+        paths = [
+            Path(path)
+            for callback in trainer.checkpoint_callbacks
+            for path in (getattr(callback, "last_model_path", ""), getattr(callback, "best_model_path", ""))
+            if path and Path(path).exists()
+        ]
+        self.checkpoint = str(max(paths, key=lambda path: path.stat().st_mtime)) if paths else None
+
+
+def run_command(arguments: Sequence[str]) -> int:
+    """A command of Lightning's from a terminal: 0, or 130 after Ctrl-C, with what to type to go on.
+
+    Args:
+        arguments: as on the command line, the subcommand first.
+    """
+    sitting = Sitting()
+    try:
+        lightning_cli(arguments, callbacks=[sitting])
+    except BaseException as end:
+        # Lightning ends the process after Ctrl-C, and torch makes an error of its own of one while a file is written
+        reasons: list[BaseException | None] = [end]
+        while reasons[-1] is not None:
+            reasons.append(reasons[-1].__cause__ or reasons[-1].__context__)
+        if not any(isinstance(reason, KeyboardInterrupt) for reason in reasons):
+            raise
+        command, checkpoint = ["l0rnn", *arguments], sitting.checkpoint
+        command += [] if checkpoint is None else ["--ckpt_path", checkpoint]  # the last of several is what counts
+        does = "to begin again" if checkpoint is None else "to go on from the last checkpoint"
+        print(f"\nl0rnn {arguments[0]}: stopped; {does}: {shlex.join(command)}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def lightning_cli(arguments: Sequence[str], *, run: bool = True, callbacks: Sequence[Callback] = ()) -> Any:
     """Lightning's own command line over any `PrunableModule` and any data module, by class path in the YAML.
 
     Args:
         arguments: as on the command line; without a subcommand if ``run`` is False.
         run: whether to run the subcommand, or only to build trainer, model and data.
+        callbacks: go to the Trainer beside those of the configuration.
 
     Raises:
         ModuleNotFoundError: if jsonargparse is not installed; it says which extra brings it.
@@ -77,7 +141,7 @@ def lightning_cli(arguments: Sequence[str], *, run: bool = True) -> Any:
             subclass_mode_model=True,
             subclass_mode_data=True,
             save_config_kwargs={"overwrite": True},
-            trainer_defaults={"callbacks": [WriteReport()]} if run else None,
+            trainer_defaults={"callbacks": [WriteReport(), *callbacks]} if run else None,
             run=run,
             args=list(arguments),
         )
