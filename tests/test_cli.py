@@ -125,6 +125,7 @@ def test_errors_are_one_line_and_status_2(checkpoint: Path, tmp_path: Path, caps
             "0",
         ],
         "`--grid` must be like 1x35": ["bench", str(checkpoint), "--grid", "1by3"],
+        "`threads` must be from 1 to": ["bench", str(checkpoint), "--threads", "99999"],  # it ended the process
     }
     for message, arguments in cases.items():
         assert main(arguments) == 2

@@ -105,6 +105,17 @@ class TestMeta:
         assert {parameter.device.type for parameter in module.parameters()} == {"meta"}
         assert [parameter.shape for parameter in module.parameters()] == [p.shape for p in make().parameters()]
 
+    def test_a_network_without_weights_is_told_that_its_units_cannot_be_found(self) -> None:
+        with torch.device("meta"), pytest.raises(ValueError, match="`network` must have its weights, .* meta device"):
+            L0GatedLSTM(20, 6, 1, objective=Budget(density=0.5))
+        before = torch.get_default_device()
+        torch.set_default_device("meta")
+        try:
+            with pytest.raises(ValueError, match="make it on the CPU, or load its weights first"):
+                L0GatedLSTM(20, 6, 1, objective=Budget(density=0.5))
+        finally:
+            torch.set_default_device(before)
+
     def test_gates_start_where_they_do_elsewhere(self) -> None:
         with torch.device("meta"):
             gates = Gates(5, open_probability=0.3)
