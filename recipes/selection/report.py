@@ -121,6 +121,17 @@ def pooled(losses: Mapping[Key, float]) -> str:
     return "\n".join(lines)
 
 
+def screening(path: Path) -> str:
+    """The trainings by which settings were chosen: validation losses of one seed."""
+    tried = json.loads(path.read_text(encoding="utf-8"))
+    tasks = sorted({task for way in tried for task in way["valid"]})
+    lines = ["| | " + " | ".join(tasks) + " |", "|---" * (1 + len(tasks)) + "|"]
+    for way in tried:
+        figures = [f"{way['valid'][task]:.4g}" if task in way["valid"] else "–" for task in tasks]
+        lines.append(f"| {way['way']} | {' | '.join(figures)} |")
+    return "\n".join(lines)
+
+
 def plot(losses: Mapping[Key, float], path: Path) -> None:
     """Loss of each way as a multiple of the dense network's, a panel for each task."""
     import matplotlib
@@ -161,6 +172,8 @@ def main() -> None:
     if options.write:
         for page in PAGES:
             page.write_text(replaced(page.read_text(encoding="utf-8"), "selection", text), encoding="utf-8")
+        readme, text = HERE / "README.md", screening(HERE / "screening.json")
+        readme.write_text(replaced(readme.read_text(encoding="utf-8"), "screening", text), encoding="utf-8")
         plot(losses, PICTURE)
 
 
