@@ -202,6 +202,10 @@ class L0Gates(UnitMethod):
             keep[axis.start + scores[axis.units].argmax()] = True
         return keep
 
+    def measured(self) -> list[Tensor]:
+        """The pull of the loss at the gates."""
+        return [self.pull]
+
     def gate_learning_rate(self, steps: int) -> float:
         """Fast enough to open and close a gate once while units are chosen, however long the training is."""
         return min(FASTEST, max(SLOWEST, WAY / self._choosing(steps))) if steps else SLOWEST

@@ -107,6 +107,10 @@ class Method(nn.Module, ABC):
         """Parameters that belong to the method, to be trained with its own settings and no weight decay."""
         return ()
 
+    def measured(self) -> list[Tensor]:
+        """What each process measures on batches of its own, and goes on with as the mean of all; buffers."""
+        return []
+
     def gate_learning_rate(self, steps: int) -> float:
         """Learning rate of Adam for `gate_parameters` in a training of so many steps, where nobody says another."""
         return 0.03

@@ -79,6 +79,12 @@ class Replicas:
             if count:
                 parameter.grad = mean.view_as(parameter).to(parameter.dtype)
 
+    def average_(self, tensors: list[Tensor]) -> None:
+        """Average tensors, in place."""
+        for tensor in tensors:
+            dist.all_reduce(tensor, group=self.group)
+            tensor.div_(self.count)
+
     def refuse_differences(self, facts: Mapping[str, Any]) -> None:
         """Compare what has to be the same in every process; tensors in any nesting are compared by their bytes.
 

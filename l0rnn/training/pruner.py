@@ -176,6 +176,8 @@ class Pruner:
         self.method.after_step(self._step)
         if self._step % max(1, self.method._total // MOST_POINTS) == 0:
             self.history.record(self._step, self.figures())
+        if self._replicas is not None and gates:
+            self._replicas.average_(self.method.measured())
         if self._replicas is not None and self.has_chosen and not had_chosen:
             self._replicas.refuse_differences({"what is kept": [self.method.gates(), self.method.masks()]})
 
