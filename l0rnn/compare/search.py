@@ -95,7 +95,8 @@ def placed(setting: Setting, config: Mapping[str, Any]) -> Setting:
     if not found and "." in setting.name and setting.name.rpartition(".")[0] in {_above(name) for name in there}:
         found = [setting.name]
     if len(found) != 1:
-        why = f"there are {', '.join(found)}" if found else f"there are {', '.join([*there, *_arguments(config)])}"
+        known = found or [name for name in {*there, *_arguments(config)} if not name.endswith("class_path")]
+        why = f"there are {', '.join(sorted(known))}"
         raise ValueError(f"`--search` must name one setting of the run, got {setting.name!r}; {why}")
     return replace(setting, name=found[0])
 

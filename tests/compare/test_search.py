@@ -52,7 +52,10 @@ def test_a_short_name_is_found_or_refused() -> None:
         "rate": "method.init_args.objective.init_args.rate",
         "epochs": "epochs",
     }
-    with pytest.raises(ValueError, match="must name one setting of the run, got 'magic'; there are task, "):
+    with pytest.raises(
+        ValueError,
+        match="must name one setting of the run, got 'magic'; there are epochs, method.init_args.distribution, ",
+    ):
         placed(Setting("magic", 0.1, 0.5), config)
 
 
