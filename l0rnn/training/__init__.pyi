@@ -5,3 +5,5 @@ from .hf import PruneCallback as PruneCallback
 from .module import PrunableModule as PrunableModule
 from .pruner import Pruner as Pruner
 from .removal import RemoveClosedUnits as RemoveClosedUnits
+from .series import Size as Size
+from .series import shrink_series as shrink_series
