@@ -17,6 +17,7 @@ from .recurrent.ragged_rnn import RaggedRNN as RaggedRNN
 from .surgery.shrink import shrink as shrink
 from .tracing.trace import explain as explain
 from .training.module import PrunableModule as PrunableModule
+from .training.prune import Prune as Prune
 from .training.pruner import Pruner as Pruner
 
 __version__: str

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -208,6 +210,50 @@ class Gates(nn.Module):
     def __getstate__(self) -> dict[str, object]:
         # a drawn value hangs on an autograd graph, which neither copy nor pickle can take along
         return {**self.__dict__, "_value": None, "_pull": None}
+
+
+class GatesApart(Gates):
+    """Gates that move, load, save and copy with the network around them, and that its `parameters()` does not give out.
+
+    So whatever its user does with all parameters (optimisers, clipping, averages, penalties, the exchange of gradients
+    between processes) leaves them alone: who trains the gates has them from the method.
+
+    Example:
+        >>> network = nn.Sequential(nn.Linear(2, 2), GatesApart(2))
+        >>> [name for name, _ in network.named_parameters()], list(network.state_dict())[2:]
+        (['0.weight', '0.bias'], ['1.log_alpha', '1.frozen', '1.fixed'])
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._hide()
+
+    def _hide(self) -> None:
+        for tensors in (self._parameters, self._buffers):
+            self.__dict__.update(tensors)
+            tensors.clear()
+
+    @contextmanager
+    def _shown(self) -> Iterator[None]:
+        """Inside the block the tensors are a module's as any other's."""
+        self._parameters["log_alpha"] = self.__dict__.pop("log_alpha")
+        self._buffers.update({name: self.__dict__.pop(name) for name in ("frozen", "fixed")})
+        try:
+            yield
+        finally:
+            self._hide()
+
+    def _apply(self, fn: Any, recurse: bool = True) -> GatesApart:  # noqa: FBT001, FBT002 - torch's signature
+        with self._shown():
+            return super()._apply(fn, recurse)
+
+    def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        with self._shown():
+            super()._save_to_state_dict(*args, **kwargs)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        with self._shown():
+            super()._load_from_state_dict(*args, **kwargs)
 
 
 class GateView:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from l0rnn.gates.gates import Gates, GateView, KeptView
+from l0rnn.gates.gates import Gates, GatesApart, GateView, KeptView
 from l0rnn.gates.hard_concrete import HardConcrete
 from l0rnn.gates.readers import GATED, Folded, Reader, fold_parameter_, forget_gates_, plain_class
 from l0rnn.gates.recurrence import GatedRecurrence, gate_in_network_, ungate_
@@ -24,7 +24,6 @@ from l0rnn.tracing.units import STAYS, Units
 
 NAME = "unit_gates"  # under which a network holds its gates
 MOST_CALLS = 8  # of one step with accumulated gradients that are remembered
-LEFT_OUT = "_ddp_params_and_buffers_to_ignore"  # where torch's DistributedDataParallel looks for names to leave out
 
 
 class DrawGates:
@@ -99,7 +98,7 @@ def gate_network_(
             f"`network` must not have gates yet, but {built[0]!r} was built with gates; build it of torch's layers"
         )
     like = next(network.parameters())
-    gates = Gates(
+    gates = GatesApart(
         units.count,
         open_probability=open_probability,
         distribution=distribution,
@@ -110,18 +109,7 @@ def gate_network_(
     network.add_module(NAME, gates.train(network.training))
     network.register_forward_pre_hook(DrawGates(gates), with_kwargs=True)
     attach_readers_(network, units, gates)
-    leave_to_pruner_(network)
     return gates
-
-
-def leave_to_pruner_(module: nn.Module) -> None:
-    """Let `DistributedDataParallel` leave out the gates in a module that it is about to wrap, in place.
-
-    It waits for a gradient of every parameter it knows, and gates have none from the moment on that they are fixed. Who
-    steps the gates averages their gradients. A network with gates is so from the start; a module around it is not.
-    """
-    names = [f"{name}.log_alpha".removeprefix(".") for name, part in module.named_modules() if isinstance(part, Gates)]
-    setattr(module, LEFT_OUT, list(dict.fromkeys([*getattr(module, LEFT_OUT, ()), *names])))
 
 
 def attach_readers_(network: nn.Module, units: Units, gates: Gates) -> None:
@@ -212,8 +200,6 @@ def _gate_recurrent_(module: Any) -> None:
 def ungate_network_(network: nn.Module) -> nn.Module:
     """Take all gates out of a network, in place; what they multiplied is read as it is."""
     network._modules.pop(NAME, None)
-    if others := [name for name in network.__dict__.pop(LEFT_OUT, ()) if name != f"{NAME}.log_alpha"]:
-        setattr(network, LEFT_OUT, others)
     for handle, hook in list(network._forward_pre_hooks.items()):
         if isinstance(hook, DrawGates):
             del network._forward_pre_hooks[handle]

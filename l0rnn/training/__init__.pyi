@@ -3,6 +3,7 @@ from .callbacks import ScaleDropout as ScaleDropout
 from .callbacks import WriteReport as WriteReport
 from .hf import PruneCallback as PruneCallback
 from .module import PrunableModule as PrunableModule
+from .prune import Prune as Prune
 from .pruner import Pruner as Pruner
 from .removal import RemoveClosedUnits as RemoveClosedUnits
 from .series import Size as Size

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveragi
 from torch import Tensor
 
 from l0rnn.arguments import checked
-from l0rnn.methods import Dense, Method
+from l0rnn.methods import Method
 
 WEIGHTS = "weights beside their average"  # where a checkpoint holds them
 
@@ -170,20 +170,17 @@ class AverageLate(Callback):
 
 
 def refuse_early_averages(callbacks: Iterable[Callback], method: Method) -> None:
-    """Refuse averages of Lightning that reach back before a method has chosen, and so bring back what it removed.
+    """Refuse averages of Lightning that reach back before a method has masked weights, and so bring them back.
 
-    Lightning's `WeightAveraging` averages masks and frozen gates as well; its `StochasticWeightAveraging` weights
-    alone, which undoes masks.
+    Of units that a gate closes, the weights may be whatever they are.
 
     Raises:
         ValueError: if there is one.
     """
-    if isinstance(method, Dense):
+    if type(method).masks is Method.masks:
         return
-    has_masks = type(method).masks is not Method.masks
-    refused = (WeightAveraging, StochasticWeightAveraging) if has_masks else (WeightAveraging,)
     for callback in callbacks:
-        if isinstance(callback, refused):
+        if isinstance(callback, (WeightAveraging, StochasticWeightAveraging)):
             raise ValueError(
                 f"{type(callback).__name__} cannot be combined with {type(method).__name__}: it averages over the time "
                 "before the method has chosen, and brings back what was removed; use `l0rnn.training.AverageLate`"
@@ -191,5 +188,4 @@ def refuse_early_averages(callbacks: Iterable[Callback], method: Method) -> None
 
 
 def _averaged(module: Any) -> dict[str, Tensor]:
-    gates = {id(parameter) for parameter in module.method.gate_parameters()}
-    return {name: weight for name, weight in module.network.named_parameters() if id(weight) not in gates}
+    return dict(module.network.named_parameters())

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -22,10 +20,11 @@ from l0rnn.tracing.units import Units
 from l0rnn.training.averaging import refuse_early_averages
 from l0rnn.training.batches import as_example, inputs_of, of_size
 from l0rnn.training.evaluation import EvaluatedModule
+from l0rnn.training.length import steps_of, what_is_open
 from l0rnn.training.old_checkpoints import bring_up_to_date_
 from l0rnn.training.optimizer import WeightsAndGates, build_optimizer, single_optimizers
 from l0rnn.training.pruner import Pruner
-from l0rnn.training.resuming import check_same_network, random_state, set_random_state, state_to_save, widths_to_load
+from l0rnn.training.resuming import RandomNumbers, check_same_network, state_to_save, widths_to_load
 from l0rnn.training.whole_checkpoints import write_whole_checkpoints_
 
 log = logging.getLogger(__name__)
@@ -119,7 +118,7 @@ class PrunableModule(EvaluatedModule):
         self.remaining: dict[str, Tensor] = {}
         self._carried: Any = None
         self._example_batch: Any = None
-        self._random_state: dict[str, Any] | None = None
+        self._random = RandomNumbers()
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """Run the network."""
@@ -170,11 +169,7 @@ class PrunableModule(EvaluatedModule):
         if not any(module.training for module in self.network.modules()):
             log.info("the network was in evaluation mode throughout; it is put into training mode")
             self.train()
-        if self._random_state is not None and self._random_state.get("is_over"):
-            # at the end of an epoch: before the loader draws the order of the next one's batches, which Lightning lets
-            # it do between here and `on_train_start`
-            set_random_state(self._random_state)
-            self._random_state = None
+        self._random.begin_epoch()
 
     def on_train_start(self) -> None:
         """Tell the method how long the training is."""
@@ -204,14 +199,12 @@ class PrunableModule(EvaluatedModule):
 
     def on_train_epoch_start(self) -> None:
         """A new epoch starts from a zero state, unless it is the rest of one that a checkpoint interrupted."""
-        if self._random_state is None:
+        if not self._random.goes_on:
             self._carried = None
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """After a resume, go on with the random numbers where they were."""
-        if self._random_state is not None:
-            set_random_state(self._random_state)
-            self._random_state = None
+        self._random.begin_batch()
         if self.example_input_array is None:
             self.example_input_array = as_example(self.network, inputs_of(batch))
         if self._example_batch is None:
@@ -299,9 +292,9 @@ class PrunableModule(EvaluatedModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the carried state, the random numbers, and which units are left."""
         # after the last batch of an epoch a training goes on with a new epoch, which starts from a zero state
-        is_over = self._trainer is not None and self._trainer.is_last_batch
-        carried = None if is_over else state_to_save(self._carried)
-        random = random_state() | {"is_over": is_over}
+        self._random.is_over = self._trainer is not None and self._trainer.is_last_batch
+        carried = None if self._random.is_over else state_to_save(self._carried)
+        random = self._random.state_dict()
         checkpoint["l0rnn"] = {"carried": carried, "random": random, "remaining": dict(self.remaining)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -331,53 +324,5 @@ class PrunableModule(EvaluatedModule):
             method.redraw_(self.units, self._all_units.vector(self.remaining, True))
         else:
             check_same_network(shapes, checkpoint["state_dict"])
-        self._carried, self._random_state = (saved.get(key) if goes_on else None for key in ("carried", "random"))
-        self._carried = moved_to(self._carried, self.device)
-
-
-def steps_of(trainer: Any) -> int:
-    """Optimiser steps of a whole training, as its Trainer plans it.
-
-    Lightning's own estimate takes the accumulation of gradients for the same in all epochs; under a
-    `GradientAccumulationScheduler` there are fewer steps than that, and schedules would never end.
-
-    Raises:
-        ValueError: if it has no end.
-    """
-    steps = trainer.estimated_stepping_batches
-    schedules = [part for part in trainer.callbacks if isinstance(part, GradientAccumulationScheduler)]
-    batches = trainer.num_training_batches
-    if schedules and trainer.max_epochs not in (None, -1) and batches != float("inf"):
-        factors = [schedules[0].get_accumulate_grad_batches(epoch) for epoch in range(trainer.max_epochs)]
-        steps = sum(math.ceil(batches / factor) for factor in factors)
-        steps = steps if trainer.max_steps == -1 else min(steps, trainer.max_steps)
-    if not 0 < steps < float("inf"):  # -1 for data without length
-        raise ValueError(
-            "`max_epochs` or `max_steps` of the Trainer must be set, and for data without a length `max_steps`, or "
-            f"`limit_train_batches`: schedules are fractions of the training, got {steps} steps"
-        )
-    return int(steps)
-
-
-def what_is_open(method: Method, step: int, steps: int) -> str | None:
-    """What to say at the end of a training in which the method has not chosen what to keep, or None.
-
-    Example:
-        >>> what_is_open(Dense(), 5, 10) is None
-        True
-    """
-    if isinstance(method, Dense) or method.has_chosen or step == 0:
-        return None
-    density = method.figures().get("density")
-    now = "" if density is None else f" The density is {density:.2f} now."
-    reason = (
-        "it ended early, as by EarlyStopping, `max_time` or a signal: give them a `min_epochs` or `min_steps` after "
-        "the choice, or plan fewer epochs"
-        if step < steps
-        else "its schedule ends later: look at its fractions of the training"
-    )
-    return (
-        f"the training ended after step {step} of {steps}, before {type(method).__name__} had chosen what to keep, so "
-        f"its budget or density is not met and the rest would not be fine-tuned.{now} In fact {reason}; a run that "
-        "goes on from the last checkpoint chooses when its time comes"
-    )
+        self._random.load_state_dict(saved.get("random") if goes_on else None)
+        self._carried = moved_to(saved.get("carried") if goes_on else None, self.device)

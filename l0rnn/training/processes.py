@@ -1,7 +1,7 @@
 """A training in several processes: gates averaged over them, and what all of them have to agree on.
 
 Torch's `DistributedDataParallel` (DDP) averages the gradients of the weights, so that weights are the same in every
-process. Gates it leaves to the `Pruner`, since it cannot let go of a parameter that is fixed. What is kept follows from
+process. Gates are not among the network's parameters, and are the `Pruner`'s to average. What is kept follows from
 weights, gates and price alone, so it is the same everywhere without a word between the processes; that it is, is
 checked where a difference would do harm.
 """
@@ -192,12 +192,11 @@ def _has_base(instance: object, name: str) -> bool:
     return any(base.__name__ == name for base in type(instance).__mro__)
 
 
-def refuse_what_ddp_cannot(ddp: DistributedDataParallel, gates: Iterable[nn.Parameter]) -> None:
+def refuse_what_ddp_cannot(ddp: DistributedDataParallel) -> None:
     """Refuse ways of using DDP under which processes would come apart or wait for one another for ever.
 
     Args:
         ddp: what runs the network.
-        gates: parameters that the Pruner trains.
 
     Raises:
         RuntimeError: it says what to do instead.
@@ -207,16 +206,4 @@ def refuse_what_ddp_cannot(ddp: DistributedDataParallel, gates: Iterable[nn.Para
             "a Pruner cannot follow a training inside of `ddp.join()`: a process that has run out of batches makes no "
             "steps, and would be left with other prices and gates; give every process the same number of batches, as "
             "torch's DistributedSampler does (their sizes may differ)"
-        )
-    own = {id(parameter) for parameter in gates}
-    awaited = [
-        name
-        for name, parameter in ddp.module.named_parameters()
-        if id(parameter) in own and name not in ddp.parameters_to_ignore
-    ]
-    if awaited and not ddp.find_unused_parameters:
-        raise RuntimeError(
-            f"DistributedDataParallel was made before the Pruner, or of a module around its network, and would wait "
-            f"for gradients of {awaited[0]!r} when these gates are fixed; {WAY_OUT}, or call "
-            "`l0rnn.gates.network.leave_to_pruner_(module)` before a module around it is wrapped"
         )

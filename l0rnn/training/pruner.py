@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from torch.nn.parallel import DistributedDataParallel
 from l0rnn.arguments import checked
 from l0rnn.bench.report import BenchReport
 from l0rnn.cost.cost import CostOf
-from l0rnn.gates.network import network_gates
 from l0rnn.methods.dense import Dense
 from l0rnn.methods.method import Method
 from l0rnn.methods.units import UnitMethod
@@ -38,8 +37,9 @@ class Pruner:
     """Prunes a network in whatever loop trains it.
 
     It finds the units of the network by running it once, tries a cut, and puts gates in where the method needs them. In
-    the loop, `penalty` is added to the loss and `step` called after the optimiser's. Gates have an Adam of their own:
-    the optimiser of the weights may have been made before, or be made from `weights`.
+    the loop, `penalty` is added to the loss and `step` called after the optimiser's. Gates have an Adam of their own, and
+    are not among the parameters of the network: an optimiser of those, made before or afterwards, is that of the
+    weights, and what the user does with all parameters, such as clipping, leaves gates alone.
 
     Args:
         network: any network in torch; the method may change it in place.
@@ -104,8 +104,10 @@ class Pruner:
         if isinstance(self.method, UnitMethod):
             self.units = self.method.traced
         self.history = History()
-        self._optimizer: torch.optim.Optimizer | None = None
-        self._left: list[Tensor] = []
+        self._optimizer: torch.optim.Adam | None = None
+        self._remembered: dict[str, Any] | None = None  # by the gates' optimiser of a checkpoint
+        self._held: dict[nn.Parameter, Tensor] = {}  # gradients of gates that have been unscaled
+        self._versions: list[int] = []  # of the gates after the last step
         self._without_gradient, self._without_penalty = 0, 0  # steps in a row
         self._step = 0
         self._is_loaded = False
@@ -131,11 +133,21 @@ class Pruner:
             )
         self.method.begin(steps)
 
-    def weights(self) -> list[nn.Parameter]:
-        """The parameters of the network without those of the gates, for an optimiser that is made afterwards."""
-        gates = network_gates(self.network)
-        own = set() if gates is None else {id(parameter) for parameter in gates.parameters()}
-        return [parameter for parameter in self.network.parameters() if id(parameter) not in own]
+    def start_afresh_(self) -> None:
+        """Forget what a training before has chosen; its weights stay. `begin` comes next."""
+        self.method.start_afresh_()
+        self._step, self._is_loaded, self.history = 0, False, History()
+        self._forget_optimizer()
+
+    def _forget_optimizer(self) -> None:
+        self._optimizer, self._remembered, self._held, self._versions = None, None, {}, []
+        self._without_gradient, self._without_penalty = 0, 0
+        for parameter in self.method.gate_parameters():
+            parameter.grad = None
+
+    def gates(self) -> list[nn.Parameter]:
+        """The parameters of the gates that learn; none once they are fixed."""
+        return [parameter for parameter in self.method.gate_parameters() if parameter.requires_grad]
 
     def penalty(self) -> Tensor:
         """What is added to the loss: a scalar. Once per optimiser step, or with every accumulated batch."""
@@ -145,9 +157,49 @@ class Pruner:
         self._without_penalty = 0
         return self.method.penalty()
 
+    def unscale_(self, scale: float) -> None:
+        """Divide the gates' gradients so far by the scale of a `GradScaler`, which does not know of them."""
+        for parameter in self.gates():
+            if parameter.grad is not None:
+                gradient = parameter.grad / scale
+                self._held[parameter] = gradient + self._held[parameter] if parameter in self._held else gradient
+                parameter.grad = None
+
+    def add_penalty_gradients_(self, weights: Iterable[nn.Parameter] = (), *, to_gates: bool = True) -> None:
+        """Back-propagate the penalty by itself, for a loop whose loss is not one's own to add it to.
+
+        Args:
+            weights: parameters of the network whose gradients are complete but for it.
+            to_gates: whether to those of the gates too, once per `step`.
+
+        Raises:
+            RuntimeError: if the loss has not reached the gates in the last steps: who calls the network?
+        """
+        gates = self.gates() if to_gates else []
+        if gates:
+            is_missed = all(parameter.grad is None and parameter not in self._held for parameter in gates)
+            self._without_gradient = self._without_gradient + 1 if is_missed else 0
+            if self._without_gradient >= PATIENCE:
+                raise RuntimeError(
+                    f"the loss has given the gates no gradient in {PATIENCE} optimiser steps in a row: the network "
+                    f"that is pruned, a {type(self.network).__name__}, is not the one that the loss is computed with"
+                )
+        with torch.enable_grad():
+            penalty = self.penalty()
+        if not penalty.requires_grad:
+            return
+        inputs = [*gates, *(weight for weight in weights if weight.requires_grad)]
+        found = torch.autograd.grad(penalty, inputs, allow_unused=True) if inputs else ()
+        for parameter, gradient in zip(inputs, found, strict=True):
+            if gradient is not None:
+                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self, number: int | None = None) -> None:
         """Follow an optimiser step: step the gates, let the price move, close and fix units when it is time.
+
+        Args:
+            number: the how many-th step of the training it is, of the ``steps`` there are; the next one if None.
 
         Raises:
             RuntimeError: if the gates get no gradients, nobody asks for the penalty, another optimiser steps the gates
@@ -157,23 +209,14 @@ class Pruner:
             raise RuntimeError("`steps` must be given before the first step, since schedules are fractions of it")
         self._follow_device()
         self._check_penalty()
-        gates = [parameter for parameter in self.method.gate_parameters() if parameter.requires_grad]
         self._watch.remove()
+        gates = self.gates()
         if gates:
-            if self._replicas is not None:
-                self._replicas.average_gradients_(gates)
-            self._check_gates(gates)
-            if self._optimizer is None:
-                self._optimizer = self._gates_adam(gates)
-            for parameter in gates:
-                if parameter.grad is not None:  # what a GradScaler lets overflow would stay in Adam for good
-                    parameter.grad.nan_to_num_(0.0, 0.0, 0.0)
-            self._optimizer.step()
-            self._optimizer.zero_grad()
-            self._left = [parameter.detach().clone() for parameter in gates]
-        self._step += 1
+            self._step_gates(gates)
+        self._step = self._step + 1 if number is None else number
         had_chosen = self.has_chosen
         self.method.after_step(self._step)
+        self._versions = [parameter._version for parameter in self.gates()]
         if self._step % max(1, self.method._total // MOST_POINTS) == 0:
             self.history.record(self._step, self.figures())
         if self._replicas is not None and gates:
@@ -192,7 +235,7 @@ class Pruner:
         if self._replicas is not None:
             return
         gates = list(self.method.gate_parameters())
-        refuse_what_ddp_cannot(ddp, gates)
+        refuse_what_ddp_cannot(ddp)
         replicas = Replicas(ddp.process_group, next(self.network.parameters()).device)
         facts = {
             "the axes of the network": {name: axis.size for name, axis in self.units.axes.items()},
@@ -208,22 +251,34 @@ class Pruner:
         if isinstance(self.method, UnitMethod):
             self.method.group = replicas.group
 
-    def _gates_adam(self, gates: list[nn.Parameter]) -> torch.optim.Optimizer:
-        rate = self.gate_learning_rate
-        return torch.optim.Adam(gates, lr=self.method.gate_learning_rate(self.method._total) if rate is None else rate)
+    def _step_gates(self, gates: list[nn.Parameter]) -> None:
+        if self._versions and self._versions != [parameter._version for parameter in gates]:
+            raise RuntimeError(
+                "another optimiser steps the gates too, or something else has changed them since the last step: leave "
+                "them to the Pruner"
+            )
+        for parameter, gradient in self._held.items():
+            parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+        self._held = {}
+        if self._replicas is not None:
+            self._replicas.average_gradients_(gates)
+        for parameter in gates:
+            if parameter.grad is not None:  # what a GradScaler lets overflow would stay in Adam for good
+                parameter.grad.nan_to_num_(0.0, 0.0, 0.0)
+        optimizer = self.optimizer()
+        optimizer.step()
+        optimizer.zero_grad()
 
-    def _check_gates(self, gates: list[nn.Parameter]) -> None:
-        if self._left and any(not torch.equal(a, b) for a, b in zip(self._left, gates, strict=True)):
-            raise RuntimeError(
-                "another optimiser steps the gates too: make it of `pruner.weights()`, or before the Pruner"
-            )
-        has_none = all(parameter.grad is None for parameter in gates)
-        self._without_gradient = self._without_gradient + 1 if has_none else 0
-        if self._without_gradient >= PATIENCE:
-            raise RuntimeError(
-                f"the gates have had no gradient for {PATIENCE} steps: add `pruner.penalty()` to the loss, and call "
-                "`pruner.step()` before gradients are cleared"
-            )
+    def optimizer(self) -> torch.optim.Adam:
+        """The gates' Adam."""
+        if self._optimizer is None:
+            rate = self.gate_learning_rate
+            rate = self.method.gate_learning_rate(self.method._total) if rate is None else rate
+            self._optimizer = torch.optim.Adam(self.method.gate_parameters(), lr=rate)
+            if self._remembered is not None:  # not earlier: the gates may have moved to another device since
+                self._optimizer.load_state_dict(self._remembered)
+                self._remembered = None
+        return self._optimizer
 
     def _check_penalty(self) -> None:
         self._without_penalty += 1
@@ -304,7 +359,7 @@ class Pruner:
         """All that the network's own state has not: price, schedule, and what the gates' optimiser remembers."""
         return {
             "method": self.method.state_dict(),
-            "optimizer": None if self._optimizer is None else self._optimizer.state_dict(),
+            "optimizer": self._remembered if self._optimizer is None else self._optimizer.state_dict(),
             "step": self._step,
             "history": {step: dict(figures) for step, figures in self.history.rows.items()},
         }
@@ -317,10 +372,6 @@ class Pruner:
         """
         self.method.load_state_dict(state["method"])
         self._step, self._is_loaded = int(state["step"]), True
-        self._left, self._without_gradient, self._without_penalty = [], 0, 0
-        gates = list(self.method.gate_parameters())
         self.history = History(dict(state.get("history", {})))  # which states of earlier versions lack
-        self._optimizer = None
-        if state["optimizer"] is not None and gates:
-            self._optimizer = self._gates_adam(gates)
-            self._optimizer.load_state_dict(state["optimizer"])
+        self._forget_optimizer()
+        self._remembered = state["optimizer"]

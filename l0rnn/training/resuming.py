@@ -33,6 +33,46 @@ def set_random_state(state: Mapping[str, Any]) -> None:
         torch.cuda.set_rng_state_all([part.cpu() for part in state["cuda"]])
 
 
+class RandomNumbers:
+    """Lets a training that goes on from a checkpoint draw the random numbers that it would have drawn.
+
+    Attributes:
+        is_over: whether an epoch has ended with the last batch.
+    """
+
+    def __init__(self) -> None:
+        self.is_over = False
+        self._loaded: Mapping[str, Any] | None = None
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the next batch is the first after a checkpoint within an epoch."""
+        return self._loaded is not None
+
+    def begin_epoch(self) -> None:
+        """Go on where an epoch had ended, before the loader draws the order of the next one's batches.
+
+        Lightning lets it do that between `on_fit_start` and `on_train_start`.
+        """
+        if self._loaded is not None and self._loaded.get("is_over"):
+            self.begin_batch()
+
+    def begin_batch(self) -> None:
+        """Go on within an epoch."""
+        self.is_over = False
+        if self._loaded is not None:
+            set_random_state(self._loaded)
+            self._loaded = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of the generators, and whether an epoch has ended."""
+        return random_state() | {"is_over": self.is_over}
+
+    def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
+        """What to go on from; None for nothing."""
+        self._loaded = state
+
+
 def state_to_save(state: Any) -> Any:
     """A carried state as a checkpoint can hold it: tensors in plain tuples, lists and dicts; None for one of a class.
 

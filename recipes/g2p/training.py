@@ -68,7 +68,7 @@ class Run:
         self.network, self.examples, self.settings, self.invented = network, examples, settings, invented
         self.pruner = pruner
         self.average = copy.deepcopy(network) if settings.average else network
-        self.weights = list(network.parameters()) if pruner is None else pruner.weights()
+        self.weights = list(network.parameters())
         self.optimizer = torch.optim.AdamW(
             self.weights, settings.learning_rate, betas=(0.9, 0.98), weight_decay=settings.weight_decay
         )

@@ -78,8 +78,7 @@ def teach(
     Raises:
         ValueError: if the file is of another course.
     """
-    learned = list(network.parameters()) if pruner is None else pruner.weights()
-    optimizer = torch.optim.Adam(learned, lr=course.learning_rate)
+    optimizer = torch.optim.Adam(network.parameters(), lr=course.learning_rate)
     total = course.steps(streams)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _share(step, total))
     parts: dict[str, Any] = {"network": network, "optimizer": optimizer, "scheduler": scheduler}
@@ -104,7 +103,7 @@ def teach(
                 loss = loss + pruner.penalty()
             optimizer.zero_grad()
             loss.backward()
-            nn.utils.clip_grad_norm_(learned, 1.0)
+            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimizer.step()
             scheduler.step()
             if pruner is not None:

@@ -80,7 +80,7 @@ class Run:
         self.example = self.kind.inputs()
         self.pruner = Pruner(self.network, method, self.example, steps=steps, **options)
         self.method = self.pruner.method
-        self.optimizer = torch.optim.Adam(self.pruner.weights(), lr=0.01)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=0.01)
         self.losses: list[float] = []
         self.densities: list[float] = []
 

@@ -16,7 +16,6 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from l0rnn import Budget, L0Gates, Pruner
-from l0rnn.gates.network import leave_to_pruner_
 from l0rnn.methods import GroupLasso
 from l0rnn.training.processes import Replicas
 from tests.training.several import in_processes, message_of
@@ -56,7 +55,7 @@ def train(
     network: nn.Module, pruner: Pruner, rank: int, count: int, *, small_last: bool = False, accumulate: int = 1
 ) -> list[float]:
     """Each process has its share of every batch; the price after each step."""
-    optimizer = torch.optim.Adam(pruner.weights(), lr=0.01)
+    optimizer = torch.optim.Adam(pruner.network.parameters(), lr=0.01)
     prices = []
     for step in range(1, STEPS + 1):
         x, y = whole_batch(step)
@@ -96,11 +95,9 @@ def trainings(rank: int) -> dict[str, Any]:
     results["gates"] = outcome(pruner, prices)
 
     around = Around(Classifier())
+    ddp = DistributedDataParallel(around)  # before the Pruner, which it does not mind
     pruner = Pruner(around.network, gates(), torch.randn(2, 5, 3), steps=STEPS)
-    leave_to_pruner_(around)
-    results["around, accumulated"] = outcome(
-        pruner, train(DistributedDataParallel(around), pruner, rank, PROCESSES, accumulate=2)
-    )
+    results["around, accumulated"] = outcome(pruner, train(ddp, pruner, rank, PROCESSES, accumulate=2))
 
     torch.manual_seed(7)
     network = Classifier()
@@ -135,11 +132,6 @@ def errors(rank: int) -> dict[str, str]:
     x = torch.randn(2, 5, 3)
     told = {}
     told["wrapped"] = message_of(lambda: Pruner(DistributedDataParallel(Classifier()), gates(), x))
-
-    network = Classifier()
-    ddp = DistributedDataParallel(network)
-    pruner = Pruner(network, gates(), x, steps=STEPS)
-    told["before"] = message_of(lambda: train(ddp, pruner, rank, PROCESSES))
 
     network = Classifier()
     other = Pruner(network, gates(0.4 + rank / 10), x, steps=STEPS + rank)
@@ -210,7 +202,6 @@ def test_two_processes_do_what_one_does_with_the_whole_batch(results: list[dict[
     ("case", "message"),
     [
         ("wrapped", r"`network` must not be wrapped in DistributedDataParallel yet; make the Pruner first"),
-        ("before", "was made before the Pruner, or of a module around its network, and would wait for gradients of"),
         ("steps", "must prune alike, but the number of steps differs: 25 in process 1 and 24 in process 0"),
         ("state", "must prune alike, but the state of the Pruner differs: process 1"),
         ("join", r"cannot follow a training inside of `ddp.join\(\)`: a process that has run out of batches"),

@@ -37,14 +37,14 @@ def test_pruned_in_a_training_of_any_loop(name, make):
         density = least + share * (1 - least)
         network, inputs = ZOO[name].network().train(), ZOO[name].example_inputs()
         pruner = Pruner(network, make(density), inputs, steps=STEPS)
-        optimizer = torch.optim.SGD(pruner.weights(), lr=1e-3)
+        optimizer = torch.optim.SGD(network.parameters(), lr=1e-3)
         args, kwargs = as_call(network, inputs)
         for _ in range(STEPS):
             outputs = [one for one in tensors_in(network(*args, **kwargs)) if one.requires_grad]
             loss = sum(one.square().mean() for one in outputs) + pruner.penalty()
             optimizer.zero_grad()
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(pruner.weights(), 1.0)
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimizer.step()
             pruner.step()
         assert pruner.figures()["density"] <= density + 1e-9
