@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from l0rnn.recurrent.nested import moved_to
+from l0rnn.training.batches import inputs_of
 
 SHORTEST = 2  # sequences of the example batch
 
@@ -26,7 +27,8 @@ def example_inputs_of(trainer: Trainer, module: LightningModule, network: nn.Mod
     """What the training step calls a network with, given the first data of the training; nothing is trained.
 
     Items 0 and 1 of the data set are put together as the loader does, so that no loader is begun, and
-    `training_step` runs until it calls the network. Random numbers go on as if nothing had been done.
+    `training_step` runs until it calls the network. Where it does not, a network that takes one argument is given the
+    first tensor of the batch. Random numbers go on as if nothing had been done.
 
     Args:
         trainer: that of the module, which has its data.
@@ -71,15 +73,35 @@ def _called_with(module: LightningModule, network: nn.Module, batch: Any) -> Any
     handle = network.register_forward_pre_hook(stop, with_kwargs=True, prepend=True)
     try:
         batch = module.on_after_batch_transfer(module.on_before_batch_transfer(batch, 0), 0)
-        arguments: tuple[Any, ...] = (batch, 0)
-        module.training_step(*arguments[: len(inspect.signature(module.training_step).parameters)])
+        run_training_step(module, batch)
+        why = "does not call the network that is pruned; does `network` name the right one?"
     except _Called as called:
         return called.inputs
     except Exception as error:  # the user's code, before the training has begun
-        raise _unknown(f"`training_step` fails before it calls the network, {type(error).__name__}: {error}") from error
+        why = f"fails before it calls the network, {type(error).__name__}: {error}"
     finally:
         handle.remove()
-    raise _unknown("`training_step` does not call the network that is pruned; does `network` name the right one?")
+    inputs = inputs_of(batch)
+    if isinstance(inputs, Tensor) and _takes_one(network):
+        return (inputs,)
+    raise _unknown(f"`training_step` {why}")
+
+
+def run_training_step(module: LightningModule, batch: Any) -> Any:
+    """What `training_step` returns for a batch outside of a training, where it can log nothing."""
+    quiet = dict.fromkeys(("log", "log_dict"), lambda *args, **kwargs: None)
+    module.__dict__.update(quiet)
+    try:
+        return module.training_step(*(batch, 0)[: len(inspect.signature(module.training_step).parameters)])
+    finally:
+        for name in quiet:
+            del module.__dict__[name]
+
+
+def _takes_one(network: nn.Module) -> bool:
+    parameters = inspect.signature(network.forward).parameters.values()
+    required = [one for one in parameters if one.default is one.empty and one.kind in (0, 1)]
+    return len(required) == 1
 
 
 def _as_inputs(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import logging
-import warnings
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -21,7 +19,7 @@ from l0rnn.gates.network import NAME, network_gates
 from l0rnn.methods.method import Method
 from l0rnn.recurrent.nested import moved_to
 from l0rnn.training.averaging import refuse_early_averages
-from l0rnn.training.example_inputs import example_inputs_of
+from l0rnn.training.example_inputs import example_inputs_of, run_training_step
 from l0rnn.training.length import steps_by_hand, steps_of, what_is_open
 from l0rnn.training.pruner import Pruner
 from l0rnn.training.resuming import RandomNumbers
@@ -227,6 +225,11 @@ class Prune(Callback):
         if self._example_batch is None:
             self._example_batch = batch
 
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw afresh for what comes next, where parts of the network are called and never the whole."""
+        if (gates := network_gates(self._known().network)) is not None:
+            gates.forget()
+
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Add the gradients of the penalty: those of the loss are complete and unscaled, and not clipped yet."""
         pruner = self._known()
@@ -316,8 +319,5 @@ def _training_loss(module: LightningModule, pruned: nn.Module, batch: Any, netwo
     """Loss of a batch in a copy of a module that has ``network`` in the place of the pruned one."""
     whole = copy.deepcopy(network if pruned is module else module, {} if pruned is module else {id(pruned): network})
     batch = moved_to(batch, next(network.parameters()).device)
-    arguments = (batch, 0)[: len(inspect.signature(whole.training_step).parameters)]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="You are trying to `self.log()`")  # the copy has no Trainer
-        found = whole.eval().training_step(*arguments)
+    found = run_training_step(whole.eval(), batch)
     return found["loss"] if isinstance(found, dict) else found

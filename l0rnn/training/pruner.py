@@ -37,8 +37,8 @@ class Pruner:
     """Prunes a network in whatever loop trains it.
 
     It finds the units of the network by running it once, tries a cut, and puts gates in where the method needs them. In
-    the loop, `penalty` is added to the loss and `step` called after the optimiser's. Gates have an Adam of their own, and
-    are not among the parameters of the network: an optimiser of those, made before or afterwards, is that of the
+    the loop, `penalty` is added to the loss and `step` called after the optimiser's. Gates have an Adam of their own,
+    and are not among the parameters of the network: an optimiser of those, made before or afterwards, is that of the
     weights, and what the user does with all parameters, such as clipping, leaves gates alone.
 
     Args:

@@ -84,7 +84,7 @@ def trained(method: BrainSurgeon, change: Any, steps: int = 20) -> Pruner:
     torch.manual_seed(0)
     network, words = WordTagger("LSTM", hidden=12, embedding=8), torch.randint(11, (5, 4))
     pruner = Pruner(network, method, words, steps=steps)
-    optimizer = torch.optim.SGD(pruner.weights(), lr=1e-4)
+    optimizer = torch.optim.SGD(pruner.network.parameters(), lr=1e-4)
     for step in range(1, steps + 1):
         network.zero_grad()
         loss = nn.functional.cross_entropy(network(words)[0].flatten(0, 1), torch.randint(5, (20,)))

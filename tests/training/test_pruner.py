@@ -47,8 +47,6 @@ def train(
         for letter in order:
             if letter == "o":
                 optimizer.step()
-            elif letter == "z":
-                network.zero_grad()
             elif letter == "s":
                 pruner.step()
 
@@ -60,8 +58,8 @@ def test_the_optimiser_may_be_made_before_or_of_the_weights(*, is_before: bool) 
     early = torch.optim.Adam(network.parameters(), lr=0.01)
     pruner = Pruner(network, gates(), torch.randn(2, 5, 3), steps=STEPS)
     start = pruner.method.own_gates.log_alpha.detach().clone()  # type: ignore[union-attr]
-    assert len(pruner.weights()) == 6
-    train(network, pruner, early if is_before else torch.optim.Adam(pruner.weights(), lr=0.01))
+    assert len(list(network.parameters())) == 6
+    train(network, pruner, early if is_before else torch.optim.Adam(pruner.network.parameters(), lr=0.01))
     assert float((pruner.method.own_gates.log_alpha - start).abs().max()) > 0.3  # type: ignore[union-attr]
     assert pruner.has_chosen
     assert 0.3 < pruner.figures()["density"] <= 0.4
@@ -73,7 +71,6 @@ def test_the_optimiser_may_be_made_before_or_of_the_weights(*, is_before: bool) 
 @pytest.mark.parametrize(
     ("order", "message"),
     [
-        ("lzs", "the gates have had no gradient for 3 steps: .* before gradients are cleared"),
         ("os", "nobody has asked for the penalty in 3 steps, without which L0Gates prunes nothing"),
     ],
 )
@@ -81,7 +78,7 @@ def test_a_loop_that_forgets_something_is_told(order: str, message: str) -> None
     network = Classifier()
     pruner = Pruner(network, gates(), torch.randn(2, 5, 3), steps=STEPS)
     with pytest.raises(RuntimeError, match=message):
-        train(network, pruner, torch.optim.Adam(pruner.weights()), order=order)
+        train(network, pruner, torch.optim.Adam(pruner.network.parameters()), order=order)
 
 
 @pytest.mark.parametrize("method", [StructuredMagnitude(0.5), GradualMagnitude(0.5), BlockPruning(0.5, block=2)])
@@ -95,8 +92,43 @@ def test_a_method_without_a_penalty_does_without(method: Any) -> None:
 def test_gates_in_two_optimisers_are_refused() -> None:
     network = Classifier()
     pruner = Pruner(network, gates(), torch.randn(2, 5, 3), steps=STEPS)
-    with pytest.raises(RuntimeError, match=r"another optimiser steps the gates too: make it of `pruner.weights\(\)`"):
-        train(network, pruner, torch.optim.Adam(network.parameters(), lr=0.01))
+    everything = [*network.parameters(), *pruner.gates()]
+    with pytest.raises(RuntimeError, match="another optimiser steps the gates too"):
+        train(network, pruner, torch.optim.Adam(everything, lr=0.01))
+
+
+def test_what_is_done_with_all_parameters_leaves_the_gates_alone() -> None:
+    """Clipping by one norm, say: the gates' gradients took a part of what the weights might have moved."""
+    network = Classifier()
+    pruner = Pruner(network, gates(), torch.randn(2, 5, 3), steps=STEPS)
+    log_alpha = pruner.gates()[0]
+    (network(batch(1)[0]).square().sum() + 1e3 * log_alpha.sum()).backward()
+    norm = torch.nn.utils.clip_grad_norm_(network.parameters(), 1e-3)
+    assert float(norm) < 1e3
+    assert float(log_alpha.grad.abs().min()) > 900  # type: ignore[union-attr]
+    network.zero_grad()
+    assert log_alpha.grad is not None
+    network.requires_grad_(requires_grad=False)
+    assert log_alpha.requires_grad
+    assert "unit_gates.log_alpha" in network.state_dict()
+    assert network.double().unit_gates.log_alpha.dtype == torch.float64  # type: ignore[union-attr]
+
+
+def test_scaled_gradients_step_the_gates_as_others_do() -> None:
+    results = []
+    for scale in (1.0, 2.0**16):
+        torch.manual_seed(0)
+        network = Classifier()
+        pruner = Pruner(network, gates(), torch.randn(2, 5, 3), steps=STEPS)
+        for step in range(1, 4):
+            torch.manual_seed(step)
+            x, y = batch(step)
+            (scale * nn.functional.cross_entropy(network(x), y)).backward()
+            pruner.unscale_(scale)
+            pruner.add_penalty_gradients_()
+            pruner.step()
+        results.append(pruner.method.own_gates.log_alpha.detach())  # type: ignore[union-attr]
+    torch.testing.assert_close(*results)
 
 
 def test_a_gradient_that_overflowed_does_not_stay_in_the_gates() -> None:
@@ -112,7 +144,7 @@ def test_a_training_goes_on_bit_for_bit_and_may_be_made_longer() -> None:
         torch.manual_seed(0)
         network = Classifier()
         pruner = Pruner(network, gates(), torch.randn(2, 5, 3), steps=STEPS)
-        return [network, pruner, torch.optim.Adam(pruner.weights(), lr=0.01)]
+        return [network, pruner, torch.optim.Adam(pruner.network.parameters(), lr=0.01)]
 
     whole, resumed = built(), built()
     train(*whole, range(1, 12))
@@ -201,7 +233,7 @@ def test_sampled_softmax_is_noticed_where_the_loss_is_given() -> None:
 
     network = Classifier()
     pruner = Pruner(network, gates(), torch.randn(2, 5, 3), steps=STEPS)
-    train(network, pruner, torch.optim.Adam(pruner.weights(), lr=0.01))
+    train(network, pruner, torch.optim.Adam(pruner.network.parameters(), lr=0.01))
     with pytest.raises(ValueError, match="the training loss is .* though their outputs are equal; it reads weights"):
         pruner.shrink(loss=sampled)
     pruner.shrink(loss=lambda network: nn.functional.cross_entropy(network(batch(1)[0]), batch(1)[1]))
@@ -214,7 +246,7 @@ def test_the_method_follows_a_network_that_moves(method: Any) -> None:
     network = Classifier()
     pruner = Pruner(network, method(), torch.randn(2, 5, 3), steps=2)
     network.cuda()
-    optimizer = torch.optim.Adam(pruner.weights(), lr=0.01)
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
     for _ in range(2):
         optimizer.zero_grad()
         (network(torch.randn(4, 5, 3).cuda()).square().mean() + pruner.penalty()).backward()

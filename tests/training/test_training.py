@@ -506,11 +506,10 @@ class TestData:
 @pytest.mark.parametrize(
     ("method", "callback"),
     [
-        (L0Gates(Budget(density=0.4)), EMAWeightAveraging(decay=0.9)),
         (GradualMagnitude(0.3), EMAWeightAveraging(decay=0.9)),
         (GradualMagnitude(0.3), StochasticWeightAveraging(swa_lrs=0.1)),
     ],
-    ids=["gates", "masks", "masks, SWA"],
+    ids=["EMA", "SWA"],
 )
 def test_averages_that_undo_pruning_are_refused(tmp_path: Path, method: Method, callback: Callback) -> None:
     module = classifier(method)
