@@ -120,11 +120,7 @@ def resized_shapes(network: nn.Module, units: Units, widths: Mapping[str, int]) 
     left = units.kept(_first_units(network, units, widths))
     shapes = {alias: torch.Size(weight.shape) for weight in left.weights.values() for alias in weight.aliases}
     shapes |= {f"{NAME}.{part}": torch.Size([left.count]) for part in ("log_alpha", "fixed")}
-    named: list[tuple[str, Tensor]] = [
-        *network.named_parameters(remove_duplicate=False),
-        *network.named_buffers(remove_duplicate=False),
-    ]
-    return {name: shapes.get(name, tensor.shape) for name, tensor in named}
+    return {name: shapes.get(name, tensor.shape) for name, tensor in network.state_dict().items()}
 
 
 def widen_(network: nn.Module, units: Units) -> None:
