@@ -175,7 +175,7 @@ class PruneCallback(TrainerCallback, ExportableState):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Say so if the method has not chosen what to keep; hide the gates from the next optimiser."""
-        from l0rnn.training.module import what_is_open
+        from l0rnn.training.length import what_is_open
 
         if open_question := what_is_open(self.pruner.method, state.global_step, state.max_steps):
             log.warning("%s", open_question)

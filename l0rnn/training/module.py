@@ -21,7 +21,7 @@ from l0rnn.training.averaging import refuse_early_averages
 from l0rnn.training.batches import as_example, inputs_of, of_size
 from l0rnn.training.evaluation import EvaluatedModule
 from l0rnn.training.length import steps_of, what_is_open
-from l0rnn.training.old_checkpoints import bring_up_to_date_
+from l0rnn.training.old_checkpoints import bring_up_to_date_, leave_gates_out_of_schedulers_
 from l0rnn.training.optimizer import WeightsAndGates, build_optimizer, single_optimizers
 from l0rnn.training.pruner import Pruner
 from l0rnn.training.resuming import RandomNumbers, check_same_network, state_to_save, widths_to_load
@@ -247,6 +247,13 @@ class PrunableModule(EvaluatedModule):
         path = callback.best_model_path if callback is not None else ""
         return f"Last good checkpoint: {path}" if path else "No checkpoint had been written yet."
 
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Unscale the gradients of the gates, which a GradScaler does not find among the optimiser's parameters."""
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        for gate in self.method.gate_parameters() if scaler is not None else ():
+            if gate.grad is not None:
+                gate.grad /= scaler.get_scale()
+
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step the optimiser, then let the method follow."""
         super().optimizer_step(*args, **kwargs)
@@ -307,6 +314,7 @@ class PrunableModule(EvaluatedModule):
         goes_on = self._trainer is not None and self._trainer.state.fn == "fit"
         axes = {name: axis.size for name, axis in self.units.axes.items()}
         bring_up_to_date_(checkpoint, axes, goes_on=goes_on)
+        leave_gates_out_of_schedulers_(checkpoint)
         saved = checkpoint.get("l0rnn", {})
         shapes = {name: tensor.shape for name, tensor in self.state_dict().items()}
         remaining = saved.get("remaining", {})

@@ -1,4 +1,4 @@
-"""Checkpoints that version 0.1 wrote, in which every layer held the gates of its units."""
+"""Checkpoints of versions 0.1, in which every layer held the gates of its units, and 0.2."""
 
 from __future__ import annotations
 
@@ -58,3 +58,34 @@ def bring_up_to_date_(checkpoint: dict[str, Any], axes: Mapping[str, int], *, go
         vectors = [parts[part].get(axis, one.new_full((size,), value)) for axis, size in axes.items()]
         state[f"network.{NAME}.{part}"] = torch.cat(vectors)
     state[f"network.{NAME}.frozen"] = torch.stack(list(parts["frozen"].values())).all()
+
+
+def leave_gates_out_of_schedulers_(checkpoint: dict[str, Any]) -> None:
+    """Let schedulers of version 0.2, which had a learning rate for the gates, know those of the weights alone.
+
+    Args:
+        checkpoint: changed in place, where one of its schedulers counts more groups than the weights have.
+
+    Example:
+        >>> group = {"params": [0]}
+        >>> both = {"weights": {"param_groups": [group]}, "gates": {"param_groups": [group]}}
+        >>> old = {"optimizer_states": [both], "lr_schedulers": [{"base_lrs": [1.0, 0.03], "last_epoch": 2}]}
+        >>> leave_gates_out_of_schedulers_(old)
+        >>> old["lr_schedulers"]
+        [{'base_lrs': [1.0], 'last_epoch': 2}]
+    """
+    for state in checkpoint.get("optimizer_states", ()):
+        if not isinstance(state, dict) or state.keys() != {"weights", "gates"}:
+            continue
+        weights, gates = (len(state[part]["param_groups"]) for part in ("weights", "gates"))
+        for scheduler in checkpoint.get("lr_schedulers", ()):
+            for name, values in scheduler.items():
+                if isinstance(values, list) and len(values) == weights + gates:
+                    # a group of the weights that was added in the training came behind the gates
+                    place = min(weights, _first_added(state["weights"]["param_groups"]))
+                    scheduler[name] = values[:place] + values[place + gates :]
+
+
+def _first_added(groups: list[dict[str, Any]]) -> int:
+    """Number of the first group that no scheduler had seen when it was made."""
+    return next((number for number, group in enumerate(groups) if "initial_lr" not in group), len(groups))

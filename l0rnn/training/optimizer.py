@@ -16,8 +16,8 @@ class WeightsAndGates(Optimizer):
     """Steps the user's optimiser and one for the gates as a single optimiser.
 
     Gates want Adam with a large learning rate and no weight decay, whatever trains the weights; Lightning's automatic
-    optimisation, with its clipping, scaling and accumulation, wants one optimiser. Learning rate schedulers act on the
-    weights: the gates keep theirs.
+    optimisation wants one optimiser. Its parameter groups are those of the weights, so that schedulers and clipping act
+    on these alone.
 
     Args:
         weights: the user's optimiser, over all parameters but the gates.
@@ -27,34 +27,26 @@ class WeightsAndGates(Optimizer):
         >>> weight, log_alpha = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
         >>> both = WeightsAndGates(torch.optim.SGD([weight], lr=1.0), torch.optim.Adam([log_alpha], lr=0.03))
         >>> [group["lr"] for group in both.param_groups]
-        [1.0, 0.03]
+        [1.0]
     """
 
     def __init__(self, weights: Optimizer, gates: Optimizer) -> None:
         self.weights = weights
         self.gates = gates
         self._gate_rates = [group["lr"] for group in gates.param_groups]
-        self._first = len(weights.param_groups)  # groups added later come behind the gates, as schedulers count them
         self._is_built = False
-        super().__init__([*weights.param_groups, *gates.param_groups], weights.defaults)
+        super().__init__(weights.param_groups, weights.defaults)
         self._is_built = True
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
-        """The very dicts of the two optimisers, on which schedulers and clipping work."""
-        own = self.weights.param_groups
-        return [*own[: self._first], *self.gates.param_groups, *own[self._first :]]
+        """The very dicts of the weights' optimiser, on which schedulers and clipping work; they see no gate."""
+        return self.weights.param_groups
 
     @param_groups.setter
     def param_groups(self, groups: list[dict[str, Any]]) -> None:
-        if not self._is_built:  # by torch, which begins with an empty list
-            return
-        gates = {id(parameter) for group in self.gates.param_groups for parameter in group["params"]}
-        of_gates = [group for group in groups if any(id(parameter) in gates for parameter in group["params"])]
-        self.gates.param_groups = of_gates
-        self.weights.param_groups = [group for group in groups if not any(group is own for own in of_gates)]
-        place = next((place for place, group in enumerate(groups) if any(group is own for own in of_gates)), None)
-        self._first = len(self.weights.param_groups) if place is None else place
+        if self._is_built:  # not by torch, which begins with an empty list
+            self.weights.param_groups = groups
 
     @property
     def state(self) -> Any:  # type: ignore[override]
@@ -82,7 +74,10 @@ class WeightsAndGates(Optimizer):
                 loss = closure()
             self.weights.step()
         for group, rate in zip(self.gates.param_groups, self._gate_rates, strict=True):
-            group["lr"] = rate
+            group["lr"] = rate  # a checkpoint may tell another one
+            for parameter in group["params"]:
+                if parameter.grad is not None:  # what a GradScaler lets overflow would stay in Adam for good
+                    parameter.grad.nan_to_num_(0.0, 0.0, 0.0)
         self.gates.step()
         return loss
 

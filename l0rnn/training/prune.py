@@ -117,7 +117,7 @@ class Prune(Callback):
             )
         if self.pruner is not None and self._module is not pl_module:
             raise ValueError(
-                f"this Prune prunes another {type(self._module).__name__} already; make a new Prune, with a new method, "
+                f"this Prune prunes another {type(self._module).__name__} already; make a new one, with a new method, "
                 "for each module"
             )
 

@@ -145,6 +145,10 @@ class Pruner:
         for parameter in self.method.gate_parameters():
             parameter.grad = None
 
+    def weights(self) -> list[nn.Parameter]:
+        """The parameters of the network, which the gates are not among: what an optimiser of one's own is made of."""
+        return list(self.network.parameters())
+
     def gates(self) -> list[nn.Parameter]:
         """The parameters of the gates that learn; none once they are fixed."""
         return [parameter for parameter in self.method.gate_parameters() if parameter.requires_grad]

@@ -56,7 +56,7 @@ class TestThawing:
         second.fit(again, data, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
         (joint,) = second.optimizers
         sizes = [len(group["params"]) for group in joint.param_groups]
-        assert sizes == [4, 1, 2]  # recurrent weights, gates, head
+        assert sizes == [4, 2]  # recurrent weights, head
         assert {id(p) for p in joint.weights.param_groups[1]["params"]} == {
             id(p) for p in again.network.head.parameters()
         }
@@ -74,7 +74,7 @@ class TestGroups:
         weight, gate, joint = both()
         late = nn.Parameter(torch.ones(2))
         joint.add_param_group({"params": [late], "lr": 0.5})
-        assert [group["lr"] for group in joint.param_groups] == [1.0, 0.03, 0.5]
+        assert [group["lr"] for group in joint.param_groups] == [1.0, 0.5]
         for parameter in (weight, gate, late):
             parameter.grad = torch.ones(2)
         joint.step()
@@ -91,19 +91,17 @@ class TestGroups:
         scheduler.base_lrs.append(0.25)
         scheduler.lr_lambdas.append(lambda epoch: 1.0)
         scheduler.step()
-        assert [group["lr"] for group in joint.param_groups] == [0.5, 0.015, 0.25]
+        assert [group["lr"] for group in joint.param_groups] == [0.5, 0.25]
 
     def test_they_can_be_set_as_a_whole(self) -> None:
         weight, gate, joint = both()
         late = nn.Parameter(torch.zeros(1))
         joint.param_groups = [
             {**joint.param_groups[0], "params": [weight]},
-            {**joint.param_groups[1], "params": [gate]},
             {**joint.param_groups[0], "params": [late], "lr": 0.1},
         ]
         assert [group["lr"] for group in joint.weights.param_groups] == [1.0, 0.1]
         assert joint.gates.param_groups[0]["params"] == [gate]
-        assert [group["lr"] for group in joint.param_groups] == [1.0, 0.03, 0.1]
 
 
 class TestClosures:
@@ -171,13 +169,13 @@ class TestStates:
             other.load_state_dict(saved)
         other.add_param_group({"params": [nn.Parameter(torch.ones(1))], "lr": 0.1})
         other.load_state_dict(saved)
-        assert [group["lr"] for group in other.param_groups] == [1.0, 0.03, 0.5]
+        assert [group["lr"] for group in other.param_groups] == [1.0, 0.5]
         assert "momentum_buffer" in next(iter(other.weights.state.values()))
 
     def test_a_copy(self) -> None:
         _, _, joint = both()
         other = copy.deepcopy(joint)
-        assert [group["lr"] for group in other.param_groups] == [1.0, 0.03]
+        assert [group["lr"] for group in other.param_groups] == [1.0]
         assert other.weights is not joint.weights
         other.step()
 
