@@ -238,9 +238,12 @@ class Prune(Callback):
         if not any(id(parameter) in own for parameter in weights):
             return
         scaler = getattr(trainer.precision_plugin, "scaler", None)
+        factor = 1.0 if scaler is None else float(scaler.get_scale())
         if scaler is not None:
-            pruner.unscale_(scaler.get_scale())
-        pruner.add_penalty_gradients_(weights, to_gates=not self._has_stepped)
+            pruner.unscale_(factor)
+        if pl_module.automatic_optimization:
+            factor /= trainer.accumulate_grad_batches
+        pruner.add_penalty_gradients_(weights, to_gates=not self._has_stepped, loss_factor=factor)
         self._has_stepped = True
 
     def on_train_batch_end(

@@ -169,12 +169,16 @@ class Pruner:
                 self._held[parameter] = gradient + self._held[parameter] if parameter in self._held else gradient
                 parameter.grad = None
 
-    def add_penalty_gradients_(self, weights: Iterable[nn.Parameter] = (), *, to_gates: bool = True) -> None:
+    def add_penalty_gradients_(
+        self, weights: Iterable[nn.Parameter] = (), *, to_gates: bool = True, loss_factor: float = 1.0
+    ) -> None:
         """Back-propagate the penalty by itself, for a loop whose loss is not one's own to add it to.
 
         Args:
             weights: parameters of the network whose gradients are complete but for it.
             to_gates: whether to those of the gates too, once per `step`.
+            loss_factor: by which the loss was multiplied before its `backward`, for a `GradScaler` or as one of several
+                accumulated batches; methods that compare its gradients with those of the penalty ask for it.
 
         Raises:
             RuntimeError: if the loss has not reached the gates in the last steps: who calls the network?
@@ -193,9 +197,11 @@ class Pruner:
         if not penalty.requires_grad:
             return
         inputs = [*gates, *(weight for weight in weights if weight.requires_grad)]
-        found = torch.autograd.grad(penalty, inputs, allow_unused=True) if inputs else ()
+        factor = torch.full_like(penalty, loss_factor)
+        found = torch.autograd.grad(penalty, inputs, factor, allow_unused=True) if inputs else ()
         for parameter, gradient in zip(inputs, found, strict=True):
             if gradient is not None:
+                gradient = gradient / loss_factor
                 parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
 
     @torch.no_grad()

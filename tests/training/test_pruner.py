@@ -125,7 +125,7 @@ def test_scaled_gradients_step_the_gates_as_others_do() -> None:
             x, y = batch(step)
             (scale * nn.functional.cross_entropy(network(x), y)).backward()
             pruner.unscale_(scale)
-            pruner.add_penalty_gradients_()
+            pruner.add_penalty_gradients_(loss_factor=scale)
             pruner.step()
         results.append(pruner.method.own_gates.log_alpha.detach())  # type: ignore[union-attr]
     torch.testing.assert_close(*results)
