@@ -164,7 +164,7 @@ def test_a_loop_that_does_not_ask_for_the_penalty_is_told() -> None:
     ("options", "message"),
     [
         ({"decay": 1.0}, r"`decay` must be in \[0, 1\), got 1.0"),
-        ({"damping": 0.0}, "`damping` must be, so that F can be inverted, got 0.0"),
+        ({"damping": 0.0}, "`damping` must be > 0, so that F can be inverted, got 0.0"),
         ({"damping": float("nan")}, "`damping` must be"),
         ({"frequency": 0}, "`frequency` must be a fraction of the training"),
     ],
