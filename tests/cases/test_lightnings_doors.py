@@ -146,7 +146,7 @@ class TestMode:
 
         small = load_dense(save_dense(Net(), tempfile.mkdtemp()), Net())
         module = make(
-            L0Gates(Budget(density=0.3)),
+            L0Gates(Budget(density=0.3), noise=True),
             small,
             loss=loss,
             optimizer=lambda p: torch.optim.SGD(p, lr=0.0),
