@@ -136,7 +136,7 @@ class WriteProgress(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Write, if it is time."""
         now, step = time.monotonic(), trainer.global_step
-        if now - self._written[0] >= self.every:
+        if now - self._written[0] >= self.every and trainer.is_global_zero:
             rate = (step - self._written[1]) / (now - self._written[0])
             self._written = (now, step)
             figures = {
@@ -280,6 +280,8 @@ class PauseOnSignal(Callback):
         """Raise `Paused` after writing the checkpoint, if asked to, and not between two gradients that are added up."""
         # nor after the last step of an epoch: validation, scheduler and the new state of the next one belong to it
         is_step = (batch_idx + 1) % trainer.accumulate_grad_batches == 0 and not trainer.is_last_batch
+        if trainer.world_size > 1 and is_step:  # any of the processes may be the one that was asked
+            self.is_asked = trainer.strategy.reduce_boolean_decision(self.is_asked, all=False)
         if self.is_asked and is_step:
             self._save(trainer)
             raise Paused(f"paused after step {trainer.global_step}; {self.checkpoint} goes on from there")
@@ -302,7 +304,8 @@ class PauseOnSignal(Callback):
     def _save(self, trainer: Trainer) -> None:
         aside = self.checkpoint.with_name(f"{self.checkpoint.name}.new")
         trainer.save_checkpoint(aside)
-        aside.replace(self.checkpoint)
+        if trainer.is_global_zero:
+            aside.replace(self.checkpoint)
 
 
 def _with_dropout(module: nn.Module) -> list[tuple[str, nn.Module]]:

@@ -23,8 +23,17 @@ from l0rnn.training.evaluation import EvaluatedModule
 from l0rnn.training.length import steps_of, what_is_open
 from l0rnn.training.old_checkpoints import bring_up_to_date_, leave_gates_out_of_schedulers_
 from l0rnn.training.optimizer import WeightsAndGates, build_optimizer, single_optimizers
+from l0rnn.training.processes import Replicas, joined
 from l0rnn.training.pruner import Pruner
-from l0rnn.training.resuming import RandomNumbers, check_same_network, state_to_save, widths_to_load
+from l0rnn.training.resuming import (
+    RandomNumbers,
+    check_same_network,
+    own_part,
+    state_to_save,
+    widths_to_load,
+    with_others,
+)
+from l0rnn.training.strategy import group_of, mean_over_processes, refuse_strategy, wrap_anew_
 from l0rnn.training.whole_checkpoints import write_whole_checkpoints_
 
 log = logging.getLogger(__name__)
@@ -111,14 +120,17 @@ class PrunableModule(EvaluatedModule):
             self.units = Units()
             self.method.attach(network, self.units)  # which changes nothing
         else:
-            self.units = Pruner(
+            pruner = Pruner(
                 network, self.method, example_inputs, gate_learning_rate=gate_learning_rate, fixed=fixed, tied=tied
-            ).units
+            )
+            pruner.stop_watching()  # the Trainer says whether there are several processes
+            self.units = pruner.units
         self._all_units = self.units  # before any is removed
         self.remaining: dict[str, Tensor] = {}
         self._carried: Any = None
         self._example_batch: Any = None
         self._random = RandomNumbers()
+        self._replicas: Replicas | None = None
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """Run the network."""
@@ -155,13 +167,7 @@ class PrunableModule(EvaluatedModule):
 
     def on_fit_start(self) -> None:
         """Refuse callbacks of Lightning that would undo what the method does, and see to mode and checkpoints."""
-        processes = self.trainer.world_size
-        if processes > 1 and not isinstance(self.method, Dense):
-            raise ValueError(
-                f"{type(self.method).__name__} needs a training in one process so far, got {processes}: gates leave "
-                "the gradients that processes exchange when they are fixed, and each process would count by itself; "
-                "set `devices=1`"
-            )
+        refuse_strategy(self.trainer)
         refuse_early_averages(self.trainer.callbacks, self.method)  # type: ignore[attr-defined]
         write_whole_checkpoints_(self.trainer)
         # what was loaded for use is in evaluation mode, which Lightning leaves as it is: no gate would be drawn, and
@@ -186,6 +192,8 @@ class PrunableModule(EvaluatedModule):
         self.method.begin(steps)
         self._set_gate_rate(steps)
         self._carried = moved_to(self._carried, self.device)
+        if self.trainer.world_size > 1:
+            self._replicas = joined(group_of(self.trainer), self.method, self.units)
 
     def _set_gate_rate(self, steps: int) -> None:
         optimizer: Any = self.optimizers(use_pl_optimizer=False)
@@ -194,6 +202,7 @@ class PrunableModule(EvaluatedModule):
 
     def on_train_end(self) -> None:
         """Say so if the training has ended before the method had chosen what to keep."""
+        self._replicas = None
         if open_question := what_is_open(self.method, self.trainer.global_step, int(self.method.total_steps)):
             log.warning("%s", open_question)
 
@@ -224,10 +233,13 @@ class PrunableModule(EvaluatedModule):
 
     def _log_step(self, loss: Tensor) -> None:
         """The loss, and now and then the method's figures; short names, and only the telling ones, in the bar."""
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        is_logged = bool(every) and (self.global_step + 1) % every == 0
+        if is_logged and self._replicas is not None:
+            loss = mean_over_processes(self.trainer, loss)
         self.log("train/loss", loss)
         self.log("loss", loss, prog_bar=True, logger=False)
-        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if every and (self.global_step + 1) % every == 0:
+        if is_logged:
             for name, value in self.method.figures().items():
                 self.log(f"train/{name}", value)
                 if name == "density" or name.startswith("kept/"):
@@ -257,7 +269,16 @@ class PrunableModule(EvaluatedModule):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step the optimiser, then let the method follow."""
         super().optimizer_step(*args, **kwargs)
+        had_chosen = self.method.has_chosen
         self.method.after_step(self.trainer.global_step + 1)
+        if self._replicas is not None and self.method.has_chosen and not had_chosen:
+            self._replicas.check_choice(self.method)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Average the gradients of gates over processes; those of weights are, and none has been clipped yet."""
+        if self._replicas is not None:
+            gates = [gate for gate in self.method.gate_parameters() if gate.requires_grad]
+            self._replicas.average_gradients_(gates)
 
     def configure_optimizers(self) -> Any:
         """The user's optimiser, with the gates beside it."""
@@ -295,14 +316,17 @@ class PrunableModule(EvaluatedModule):
                 left = self.remaining.get(axis, torch.ones_like(kept))
                 self.remaining[axis] = left.masked_scatter(left, kept)
         method.redraw_(self.units, self._all_units.vector(self.remaining, True))
+        if self._replicas is not None:
+            wrap_anew_(self.trainer, self._replicas, keep)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the carried state, the random numbers, and which units are left."""
         # after the last batch of an epoch a training goes on with a new epoch, which starts from a zero state
         self._random.is_over = self._trainer is not None and self._trainer.is_last_batch
         carried = None if self._random.is_over else state_to_save(self._carried)
-        random = self._random.state_dict()
-        checkpoint["l0rnn"] = {"carried": carried, "random": random, "remaining": dict(self.remaining)}
+        processes = 1 if self._trainer is None else self._trainer.world_size
+        own = with_others({"carried": carried, "random": self._random.state_dict()}, processes)
+        checkpoint["l0rnn"] = {**own, "remaining": dict(self.remaining)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that the checkpoint is of this network, give it the checkpoint's widths, and take over what it adds.
@@ -332,5 +356,6 @@ class PrunableModule(EvaluatedModule):
             method.redraw_(self.units, self._all_units.vector(self.remaining, True))
         else:
             check_same_network(shapes, checkpoint["state_dict"])
-        self._random.load_state_dict(saved.get("random") if goes_on else None)
-        self._carried = moved_to(saved.get("carried") if goes_on else None, self.device)
+        own = own_part(saved, self.global_rank, self.trainer.world_size) if goes_on else {}
+        self._random.load_state_dict(own.get("random"))
+        self._carried = moved_to(own.get("carried"), self.device)

@@ -18,6 +18,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
+from l0rnn.cost.cost import CostOf
+from l0rnn.methods.method import Method
+from l0rnn.methods.units import UnitMethod
+from l0rnn.tracing.units import Units
+
 WAY_OUT = "make the Pruner first and wrap its network afterwards: `DistributedDataParallel(network)`"
 
 
@@ -59,6 +64,9 @@ class Replicas:
         self.device = device
         self.count = dist.get_world_size(group)
 
+    def __deepcopy__(self, memo: Any) -> Replicas:
+        return self  # a copy of a network that is trained by several processes is not trained by others
+
     def start_alike_(self, tensors: Iterable[Tensor]) -> None:
         """Give all processes the values of the first, in place."""
         first = dist.get_global_rank(self.group, 0)
@@ -85,6 +93,14 @@ class Replicas:
             dist.all_reduce(tensor, group=self.group)
             tensor.div_(self.count)
 
+    def check_choice(self, method: Method) -> None:
+        """Compare what a method has chosen to keep.
+
+        Raises:
+            RuntimeError: in all processes, if it differs.
+        """
+        self.refuse_differences({"what is kept": [method.gates(), method.masks()]})
+
     def refuse_differences(self, facts: Mapping[str, Any]) -> None:
         """Compare what has to be the same in every process; tensors in any nesting are compared by their bytes.
 
@@ -107,6 +123,37 @@ class Replicas:
                     "same arguments and the same example inputs in every process, load the same checkpoint, and let "
                     "DistributedDataParallel wrap the network"
                 )
+
+
+def joined(group: Any, method: Method, units: Units, **facts: Any) -> Replicas:
+    """The processes that train together, once it has been seen that they are about to do the same.
+
+    All of them begin with the gates of the first.
+
+    Args:
+        group: torch's group of these processes.
+        method: the method of this process.
+        units: the units it prunes.
+        facts: what else has to be the same.
+
+    Raises:
+        RuntimeError: in all processes, if something differs.
+    """
+    learning = list(method.gate_parameters())
+    alike = {
+        "the axes of the network": {name: axis.size for name, axis in units.axes.items()},
+        "its cost": vars(CostOf(units).kept()),
+        "the method": type(method).__name__,
+        "the number of steps": int(method.total_steps),
+        "what is closed already": {} if learning else method.gates(),
+        "the state of the method": method.state_dict(),
+    }
+    replicas = Replicas(group, method.steps.device)
+    replicas.refuse_differences(alike | facts)
+    replicas.start_alike_(learning)
+    if isinstance(method, UnitMethod):
+        method.group = group
+    return replicas
 
 
 def of_all_processes(own: Any) -> list[Any]:

@@ -22,7 +22,8 @@ from l0rnn.training.averaging import refuse_early_averages
 from l0rnn.training.example_inputs import example_inputs_of, run_training_step
 from l0rnn.training.length import steps_by_hand, steps_of, what_is_open
 from l0rnn.training.pruner import Pruner
-from l0rnn.training.resuming import RandomNumbers
+from l0rnn.training.resuming import RandomNumbers, own_part, with_others
+from l0rnn.training.strategy import refuse_strategy
 
 log = logging.getLogger(__name__)
 
@@ -103,10 +104,13 @@ class Prune(Callback):
         self._example_batch: Any = None
         self._has_stepped = False  # an optimiser of the network, in this batch
         self._batches, self._steps = 0, 0  # so far, of this training
+        self._rank, self._processes = 0, 1
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Put gates in before checkpoints are loaded and optimisers are made, which see the weights alone."""
+        self._rank, self._processes = trainer.global_rank, trainer.world_size
         if stage == "fit":
+            refuse_strategy(trainer)
             refuse_early_averages(trainer.callbacks, self.method)  # type: ignore[attr-defined]
             if self.pruner is None:
                 self._attach(trainer, pl_module)
@@ -308,14 +312,15 @@ class Prune(Callback):
         if self.pruner is None:
             return {}
         counts = {"batches": self._batches, "steps": self._steps}
-        return {"pruner": self.pruner.state_dict(), "random": self._random.state_dict(), **counts}
+        random = with_others({"random": self._random.state_dict()}, self._processes)
+        return {"pruner": self.pruner.state_dict(), **random, **counts}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from there."""
         if self.pruner is not None and state_dict:
             self.pruner.load_state_dict(state_dict["pruner"])
             self._batches, self._steps = state_dict["batches"], state_dict["steps"]
-            self._random.load_state_dict(state_dict["random"])
+            self._random.load_state_dict(own_part(state_dict, self._rank, self._processes)["random"])
 
 
 def _training_loss(module: LightningModule, pruned: nn.Module, batch: Any, network: nn.Module) -> Any:

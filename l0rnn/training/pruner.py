@@ -12,7 +12,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from l0rnn.arguments import checked
 from l0rnn.bench.report import BenchReport
-from l0rnn.cost.cost import CostOf
 from l0rnn.methods.dense import Dense
 from l0rnn.methods.method import Method
 from l0rnn.methods.units import UnitMethod
@@ -24,6 +23,7 @@ from l0rnn.tracing.trace import trace
 from l0rnn.training.processes import (
     Replicas,
     WatchForReplicas,
+    joined,
     refuse_shards,
     refuse_what_ddp_cannot,
     refuse_wrapped,
@@ -219,7 +219,7 @@ class Pruner:
             raise RuntimeError("`steps` must be given before the first step, since schedules are fractions of it")
         self._follow_device()
         self._check_penalty()
-        self._watch.remove()
+        self.stop_watching()
         gates = self.gates()
         if gates:
             self._step_gates(gates)
@@ -232,7 +232,7 @@ class Pruner:
         if self._replicas is not None and gates:
             self._replicas.average_(self.method.measured())
         if self._replicas is not None and self.has_chosen and not had_chosen:
-            self._replicas.refuse_differences({"what is kept": [self.method.gates(), self.method.masks()]})
+            self._replicas.check_choice(self.method)
 
     def join_replicas(self, ddp: DistributedDataParallel) -> None:
         """Follow a training in several processes; called in the first pass that DDP runs.
@@ -244,22 +244,14 @@ class Pruner:
         """
         if self._replicas is not None:
             return
-        gates = list(self.method.gate_parameters())
         refuse_what_ddp_cannot(ddp)
-        replicas = Replicas(ddp.process_group, next(self.network.parameters()).device)
-        facts = {
-            "the axes of the network": {name: axis.size for name, axis in self.units.axes.items()},
-            "its cost": vars(CostOf(self.units).kept()),
-            "the method": type(self.method).__name__,
-            "`gate_learning_rate`": self.gate_learning_rate,
-            "the number of steps": int(self.method._total),
-            "the state of the Pruner": self.state_dict(),
-        }
-        replicas.refuse_differences(facts)
-        replicas.start_alike_(gates)
-        self._replicas = replicas
-        if isinstance(self.method, UnitMethod):
-            self.method.group = replicas.group
+        facts = {"`gate_learning_rate`": self.gate_learning_rate, "the state of the Pruner": self.state_dict()}
+        self._follow_device()
+        self._replicas = joined(ddp.process_group, self.method, self.units, **facts)
+
+    def stop_watching(self) -> None:
+        """Take the hook off the network that finds out whether several processes train it; the first step does."""
+        self._watch.remove()
 
     def _step_gates(self, gates: list[nn.Parameter]) -> None:
         if self._versions and self._versions != [parameter._version for parameter in gates]:

@@ -47,7 +47,7 @@ class RemoveClosedUnits(Callback):
 
     Raises:
         ValueError: if an argument is out of range. When the training starts, if the method does not close units, the
-            optimiser's state cannot be cut, or the training has several processes or averages its weights.
+            optimiser's state cannot be cut, or the training averages its weights.
 
     Example:
         >>> callback = RemoveClosedUnits(patience=2)
@@ -79,10 +79,6 @@ class RemoveClosedUnits(Callback):
         if not isinstance(pl_module, PrunableModule):
             raise ValueError(f"RemoveClosedUnits needs a PrunableModule, got {type(pl_module).__name__}")
         unit_method(pl_module.method)
-        if trainer.world_size > 1:
-            raise ValueError(
-                f"RemoveClosedUnits needs a training in one process, got {trainer.world_size}: each would remove others"
-            )
         averaging = [c for c in trainer.callbacks if isinstance(c, (StochasticWeightAveraging, WeightAveraging))]  # type: ignore[attr-defined]
         if averaging:
             raise ValueError(

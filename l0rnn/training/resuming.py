@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from l0rnn.foreign_text import printable
+from l0rnn.recurrent.nested import moved_to
 from l0rnn.training.checkpoint_file import read_header
+from l0rnn.training.processes import of_all_processes
 
 
 class Paused(Exception):  # noqa: N818 - nothing went wrong
@@ -71,6 +73,41 @@ class RandomNumbers:
     def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
         """What to go on from; None for nothing."""
         self._loaded = state
+
+
+OTHERS = "other processes"  # where the first process has what the others add to a checkpoint
+
+
+def with_others(own: dict[str, Any], processes: int) -> dict[str, Any]:
+    """What this process adds to a checkpoint, with what the others add, since the first alone writes it.
+
+    Args:
+        own: in plain tuples, lists and dicts of tensors.
+        processes: how many train together, all of which call this.
+    """
+    if processes == 1:
+        return own
+    first, *others = of_all_processes(moved_to(own, torch.device("cpu")))
+    return {**first, OTHERS: others}
+
+
+def own_part(saved: Mapping[str, Any], rank: int, processes: int) -> Mapping[str, Any]:
+    """What a process had added to a checkpoint.
+
+    Raises:
+        ValueError: if another number of processes wrote it.
+
+    Example:
+        >>> own_part({"random": 1, OTHERS: [{"random": 2}]}, rank=1, processes=2)
+        {'random': 2}
+    """
+    parts = [saved, *saved.get(OTHERS, ())]
+    if len(parts) != processes:
+        raise ValueError(
+            f"the checkpoint is of a training in {len(parts)} processes, and this one has {processes}: each goes on with "
+            f"random numbers and a recurrent state of its own; set devices times nodes to {len(parts)}"
+        )
+    return parts[rank]
 
 
 def state_to_save(state: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,20 @@ def in_processes(count: int, function: Callable[..., Any], *args: Any) -> list[A
             _one, (count, Path(folder), function, args), nprocs=count, start_method="spawn"
         )
         return [torch.load(Path(folder) / f"{rank}.pt", weights_only=False) for rank in range(count)]
+
+
+def in_lightning(rank: int, count: int) -> None:
+    """Let a Trainer in this process know that `in_processes` has started it beside others."""
+    os.environ.update(
+        TORCHELASTIC_RUN_ID="tests",
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(count),
+        LOCAL_WORLD_SIZE=str(count),
+        GROUP_RANK="0",
+        MASTER_ADDR="localhost",
+        MASTER_PORT="0",
+    )
 
 
 def _one(rank: int, count: int, folder: Path, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
