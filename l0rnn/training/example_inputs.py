@@ -89,7 +89,7 @@ def _called_with(module: LightningModule, network: nn.Module, batch: Any) -> Any
 
 def run_training_step(module: LightningModule, batch: Any) -> Any:
     """What `training_step` returns for a batch outside of a training, where it can log nothing."""
-    quiet = dict.fromkeys(("log", "log_dict"), lambda *args, **kwargs: None)
+    quiet: dict[str, Any] = dict.fromkeys(("log", "log_dict"), lambda *args, **kwargs: None)
     module.__dict__.update(quiet)
     try:
         return module.training_step(*(batch, 0)[: len(inspect.signature(module.training_step).parameters)])

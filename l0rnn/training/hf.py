@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from l0rnn.arguments import checked
 from l0rnn.extras import require
 from l0rnn.methods.method import Method
 from l0rnn.recurrent.nested import moved_to
+from l0rnn.training.length import what_is_open
 from l0rnn.training.pruner import Pruner
 
 require("accelerate", "hf")
@@ -74,8 +75,6 @@ class PruneCallback(TrainerCallback, ExportableState):
         self.gate_learning_rate = gate_learning_rate
         self.fixed, self.tied = fixed, tied
         self._pruner: Pruner | None = None
-        self._gradients: dict[nn.Parameter, Tensor] = {}  # of the gates, out of the sight of everybody else
-        self._hooks: list[Any] = []
         self._scale = 1.0  # of the loss, at half precision
 
     @property
@@ -96,7 +95,6 @@ class PruneCallback(TrainerCallback, ExportableState):
 
         Its ``config`` still tells the sizes of the whole model: save it by `l0rnn.export.save_dense`.
         """
-        self._take_hooks_off()
         own = self.pruner.network.__dict__
         # half precision has put a forward of its own over the model's: it would be copied, and is no ground for proofs
         names = ("forward", "_original_forward") if "_original_forward" in own else ()
@@ -105,7 +103,6 @@ class PruneCallback(TrainerCallback, ExportableState):
             return self.pruner.shrink(**options)
         finally:
             own.update(put_over)
-            self._hide_gates()
 
     def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Find the model's units and give it gates, before the Trainer makes its optimiser."""
@@ -122,7 +119,6 @@ class PruneCallback(TrainerCallback, ExportableState):
             tied=self.tied,
         )
         model.train(was_training)
-        self._hide_gates()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Go on with the state of a checkpoint, if there is one, and let the gates learn."""
@@ -140,12 +136,6 @@ class PruneCallback(TrainerCallback, ExportableState):
                 )
             self.pruner.load_state_dict(_unpacked(saved["attributes"]["pruner"]))
         self.pruner.begin(state.max_steps)
-        self._take_hooks_off()
-        self._gradients = {}
-        if not self.pruner.has_chosen:
-            for gate in self.pruner.method.gate_parameters():
-                gate.requires_grad_(True)
-                self._hooks.append(gate.register_post_accumulate_grad_hook(self._collect))
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Back-propagate the penalty, once per optimiser step, into gradients that are still empty."""
@@ -157,13 +147,11 @@ class PruneCallback(TrainerCallback, ExportableState):
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Let gates and price follow the optimiser's step."""
-        for gate, gradient in self._gradients.items():
-            gate.grad = gradient / self._scale
-        self._gradients = {}
+        if self._scale != 1:
+            self.pruner.unscale_(self._scale)
         had_chosen = self.pruner.has_chosen
         self.pruner.step()
         if self.pruner.has_chosen and not had_chosen:
-            self._take_hooks_off()
             state.best_metric = state.best_model_checkpoint = state.best_global_step = None
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
@@ -174,13 +162,9 @@ class PruneCallback(TrainerCallback, ExportableState):
             state.log_history[-1].update(figures)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Say so if the method has not chosen what to keep; hide the gates from the next optimiser."""
-        from l0rnn.training.length import what_is_open
-
+        """Say so if the method has not chosen what to keep."""
         if open_question := what_is_open(self.pruner.method, state.global_step, state.max_steps):
             log.warning("%s", open_question)
-        self._take_hooks_off()
-        self._hide_gates()
 
     def state(self) -> dict[str, Any]:
         """What the Trainer writes into ``trainer_state.json``."""
@@ -188,45 +172,6 @@ class PruneCallback(TrainerCallback, ExportableState):
             "args": {},
             "attributes": {} if self._pruner is None else {"pruner": _packed(self._pruner.state_dict())},
         }
-
-    def _collect(self, gate: nn.Parameter) -> None:
-        """Take a gradient away before the Trainer clips, averages or clears it along with those of the weights."""
-        if gate.grad is not None:
-            before = self._gradients.get(gate)
-            self._gradients[gate] = gate.grad if before is None else before + gate.grad
-            gate.grad = None
-
-    def _hide_gates(self) -> None:
-        """Keep gates out of the optimiser that the Trainer makes next, also if it loads a checkpoint before."""
-        gates = list(self.pruner.method.gate_parameters())
-        if gates:
-            hide = Hidden(gates)
-            hide()
-            self._hooks.append(self.pruner.network.register_load_state_dict_post_hook(hide))
-
-    def _take_hooks_off(self) -> None:
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
-
-
-class Hidden:
-    """Keeps parameters from being taken for trainable ones; a hook of `load_state_dict`, which says they are.
-
-    Example:
-        >>> weight = nn.Parameter(torch.ones(1))
-        >>> Hidden([weight])()
-        >>> weight.requires_grad
-        False
-    """
-
-    def __init__(self, parameters: list[nn.Parameter]) -> None:
-        self.parameters = parameters
-
-    def __call__(self, *module_and_keys: Any) -> None:
-        """Mark them."""
-        for parameter in self.parameters:
-            parameter.requires_grad_(False)
 
 
 def _refuse_arguments(args: Any) -> None:

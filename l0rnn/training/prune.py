@@ -266,7 +266,8 @@ class Prune(Callback):
     def _log(self, trainer: Trainer) -> None:
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and self._steps % every == 0:
-            self.log_dict({f"prune/{name}": value for name, value in self._known().figures().items()})
+            log_dict: Any = self.log_dict  # type: ignore[attr-defined]
+            log_dict({f"prune/{name}": value for name, value in self._known().figures().items()})
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Notice optimisers that step where Lightning does not see it."""
@@ -325,7 +326,8 @@ class Prune(Callback):
 
 def _training_loss(module: LightningModule, pruned: nn.Module, batch: Any, network: nn.Module) -> Any:
     """Loss of a batch in a copy of a module that has ``network`` in the place of the pruned one."""
-    whole = copy.deepcopy(network if pruned is module else module, {} if pruned is module else {id(pruned): network})
+    is_whole = pruned is module
+    whole: Any = copy.deepcopy(network if is_whole else module, {} if is_whole else {id(pruned): network})
     batch = moved_to(batch, next(network.parameters()).device)
     found = run_training_step(whole.eval(), batch)
     return found["loss"] if isinstance(found, dict) else found

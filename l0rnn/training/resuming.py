@@ -104,8 +104,8 @@ def own_part(saved: Mapping[str, Any], rank: int, processes: int) -> Mapping[str
     parts = [saved, *saved.get(OTHERS, ())]
     if len(parts) != processes:
         raise ValueError(
-            f"the checkpoint is of a training in {len(parts)} processes, and this one has {processes}: each goes on with "
-            f"random numbers and a recurrent state of its own; set devices times nodes to {len(parts)}"
+            f"the checkpoint is of a training in {len(parts)} processes, and this one has {processes}: each goes on "
+            f"with random numbers and a recurrent state of its own; set devices times nodes to {len(parts)}"
         )
     return parts[rank]
 

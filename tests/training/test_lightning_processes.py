@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -113,7 +114,7 @@ def of_own_module(rank: int, count: int, folder: Path) -> dict[str, Any]:
         fit.fit(module, DataLoader(data, batch_size=4, shuffle=True), **options)
         return module, prune
 
-    per_epoch = -(-(-(-len(data) // count)) // 4)
+    per_epoch = math.ceil(math.ceil(len(data) / count) / 4)
     whole, prune = fitted(rank, 3 * per_epoch)
     again, _ = fitted(rank + 10, ckpt_path=folder / f"{3 * per_epoch}.ckpt")
     return {
