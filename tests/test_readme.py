@@ -144,6 +144,7 @@ print(list(trace(network, torch.rand(5, 3)).axes))
             "recipes/",
             "docs/export.md",
             "docs/compare.md",
+            "docs/several_processes.md",
         )  # fragments, or a copy
         own = {name: count for name, count in counts.items() if count and not name.startswith(elsewhere)}
         assert own == {"README.md": 2, "docs/architecture.md": 2}

@@ -45,7 +45,9 @@ class DrawGates:
         """Draw all gates, and let readers compute what depends on them."""
         if is_without_gates():
             return
-        if self.keeps_calls and module.training and torch.is_grad_enabled() and not needs_plain_operations():
+        is_kept = self.keeps_calls and module.training and torch.is_grad_enabled() and not needs_plain_operations()
+        # Lightning puts its training step in the place of `forward` while DDP calls a module
+        if is_kept and "ForwardRedirection" not in getattr(module.forward, "__qualname__", ""):
             self._remember(args, kwargs)
         self.gates.draw()
         if torch.is_grad_enabled():

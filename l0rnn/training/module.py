@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from l0rnn.arguments import checked
 from l0rnn.methods import Dense, Method
-from l0rnn.methods.units import unit_method
+from l0rnn.methods.units import UnitMethod, unit_method
 from l0rnn.recurrent.nested import moved_to
 from l0rnn.surgery.removal import buildable, remove_units_, resize_, resized_shapes, widen_
 from l0rnn.tracing.units import Units
@@ -203,6 +203,8 @@ class PrunableModule(EvaluatedModule):
     def on_train_end(self) -> None:
         """Say so if the training has ended before the method had chosen what to keep."""
         self._replicas = None
+        if isinstance(self.method, UnitMethod):
+            self.method.group = None  # which no copy could take along
         if open_question := what_is_open(self.method, self.trainer.global_step, int(self.method.total_steps)):
             log.warning("%s", open_question)
 

@@ -14,7 +14,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from l0rnn import Budget, L0GatedLSTM, L0Gates, Prune
+from l0rnn import Budget, L0GatedLSTM, L0Gates, Prune, shrink
 from l0rnn.training import RemoveClosedUnits
 from l0rnn.training.strategy import refuse_strategy
 from tests.tiny_text import WORDS, TinyText
@@ -90,6 +90,7 @@ def of_text(rank: int, count: int, folder: Path) -> dict[str, Any]:
         "price": float(whole.method.objective.price),  # type: ignore[union-attr]
         "valid": float(fit.callback_metrics["valid/loss"]),
         "train": float(fit.callback_metrics["train/loss"]),
+        "small": shrink(whole).state_dict(),
         "remaining": {axis: int(kept.sum()) for axis, kept in whole.remaining.items()},
     }
     for step in saving.steps:
@@ -148,7 +149,7 @@ def assert_same(first: dict[str, Tensor], other: dict[str, Tensor]) -> None:
 def test_all_processes_keep_the_same(results: list[dict[str, Any]]) -> None:
     first = results[0]
     for other in results[1:]:
-        for part in ("whole", "own", "own small"):
+        for part in ("whole", "small", "own", "own small"):
             assert_same(first[part], other[part])
         for figure in ("price", "density", "valid", "remaining", "own density"):
             assert other[figure] == first[figure], figure

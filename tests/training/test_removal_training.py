@@ -321,15 +321,6 @@ class TestRefusedTrainings:
         with pytest.raises(ValueError, match="cannot be combined with StochasticWeightAveraging"):
             fit(model(METHODS["budget"]()), tmp_path, removal(), StochasticWeightAveraging(swa_lrs=0.01))
 
-    def test_several_processes(self) -> None:
-        class Two:
-            world_size = 2
-            callbacks: list[Callback] = []
-
-        with pytest.raises(ValueError, match="needs a training in one process, got 2"):
-            removal().setup(Two(), model(METHODS["budget"]()), "fit")  # type: ignore[arg-type]
-        removal().setup(Two(), model(Dense()), "validate")  # type: ignore[arg-type]
-
     def test_other_modules(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="needs a PrunableModule, got LightningModule"):
             removal().setup(Trainer(logger=False, default_root_dir=tmp_path), LightningModule(), "fit")

@@ -203,7 +203,7 @@ def test_two_processes_do_what_one_does_with_the_whole_batch(results: list[dict[
     [
         ("wrapped", r"`network` must not be wrapped in DistributedDataParallel yet; make the Pruner first"),
         ("steps", "must prune alike, but the number of steps differs: 25 in process 1 and 24 in process 0"),
-        ("state", "must prune alike, but the state of the Pruner differs: process 1"),
+        ("state", "must prune alike, but the state of the method differs: process 1"),
         ("join", r"cannot follow a training inside of `ddp.join\(\)`: a process that has run out of batches"),
         ("fsdp", "must be whole in every process, but all of it is spread over them .FSDP or tensor parallelism"),
         ("fsdp before", "must be whole in every process, but 'encoder.weight_ih_l0' is spread over them"),

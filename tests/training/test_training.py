@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -258,16 +257,6 @@ class TestBadRuns:
     def test_arguments(self, options: dict[str, Any], message: str) -> None:
         with pytest.raises(ValueError, match=message):
             model(**options)
-
-
-def test_several_processes_are_refused_before_the_first_step() -> None:
-    pruned, dense = model(), model(objective=None)
-    for module in (pruned, dense):
-        module._trainer = SimpleNamespace(world_size=2, callbacks=[], strategy=None)  # type: ignore[assignment]
-    with pytest.raises(ValueError, match="L0Gates needs a training in one process so far, got 2: gates leave"):
-        pruned.on_fit_start()
-    with pytest.raises(AttributeError):  # the stand-in for a Trainer ends there; nothing was refused
-        dense.on_fit_start()
 
 
 class TestScaleDropout:
