@@ -262,11 +262,14 @@ class PrunableModule(EvaluatedModule):
         return f"Last good checkpoint: {path}" if path else "No checkpoint had been written yet."
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Unscale the gradients of the gates, which a GradScaler does not find among the optimiser's parameters."""
+        """Unscale and average the gradients of the gates, which neither a GradScaler nor DDP knows of."""
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-        for gate in self.method.gate_parameters() if scaler is not None else ():
+        gates = [gate for gate in self.method.gate_parameters() if gate.requires_grad]
+        for gate in gates if scaler is not None else ():
             if gate.grad is not None:
                 gate.grad /= scaler.get_scale()
+        if self._replicas is not None:
+            self._replicas.average_gradients_(gates)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step the optimiser, then let the method follow."""
@@ -275,12 +278,6 @@ class PrunableModule(EvaluatedModule):
         self.method.after_step(self.trainer.global_step + 1)
         if self._replicas is not None and self.method.has_chosen and not had_chosen:
             self._replicas.check_choice(self.method)
-
-    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Average the gradients of gates over processes; those of weights are, and none has been clipped yet."""
-        if self._replicas is not None:
-            gates = [gate for gate in self.method.gate_parameters() if gate.requires_grad]
-            self._replicas.average_gradients_(gates)
 
     def configure_optimizers(self) -> Any:
         """The user's optimiser, with the gates beside it."""
