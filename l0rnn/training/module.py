@@ -276,6 +276,8 @@ class PrunableModule(EvaluatedModule):
         super().optimizer_step(*args, **kwargs)
         had_chosen = self.method.has_chosen
         self.method.after_step(self.trainer.global_step + 1)
+        if self._replicas is not None and not had_chosen:
+            self._replicas.average_(self.method.measured())
         if self._replicas is not None and self.method.has_chosen and not had_chosen:
             self._replicas.check_choice(self.method)
 
