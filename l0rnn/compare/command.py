@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from l0rnn.compare.engines import Engine, LocalEngine
-from l0rnn.compare.plan import TASK, Plan, read_plan, task_plan
+from l0rnn.compare.plan import CONFIGURED, TASK, Plan, read_plan, task_plan
 from l0rnn.compare.plot import plot_comparison
 from l0rnn.compare.report import compare, write_comparison
 from l0rnn.compare.runner import run_all
@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> None:
         engine.close()
     if not any("error" not in result for result in results.values()):
         raise ValueError(f"no run has a result yet; look at {options.out / 'runs'}/*/log.txt")
-    if plan.trainer == TASK:
+    if plan.trainer != CONFIGURED:
         comparison = compare(plan, results)
     else:
         from l0rnn.compare.latency import measure  # with Lightning, which a task does not need

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
+import hashlib
+import importlib.util
 import inspect
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from l0rnn.methods import METHODS
@@ -101,3 +103,25 @@ def kind_of(path: str) -> type:
     if not isinstance(kind, type):
         raise ValueError(f"`class_path` must name a class, got {path!r}")
     return kind
+
+
+def class_path(told: Any) -> str:
+    """The class path of what is one, or has one.
+
+    Example:
+        >>> class_path("a.B"), class_path({"class_path": "a.B", "init_args": {}})
+        ('a.B', 'a.B')
+    """
+    return str(told["class_path"] if isinstance(told, Mapping) and "class_path" in told else told)
+
+
+def source_hash(path: str) -> str:
+    """Short hash of the file that defines the class of a dotted name: another text is another experiment.
+
+    Raises:
+        ValueError: if there is no such class.
+    """
+    kind_of(path)
+    found = importlib.util.find_spec(path.rpartition(".")[0])
+    text = Path(found.origin).read_bytes() if found is not None and found.origin else path.encode()
+    return hashlib.sha256(text).hexdigest()[:10]

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from l0rnn.arguments import checked
+from l0rnn.compare.instances import class_path, kind_of, source_hash
 from l0rnn.compare.task import task_hash
 from l0rnn.compare.ways import METHODS, changes_of
 
@@ -21,7 +22,8 @@ from l0rnn.compare.ways import METHODS, changes_of
 REFERENCE = re.compile(r"\$\{([^:{}]+):([^{}]+)\}")
 OF_CONFIGURATIONS = {"base", "runs", "quality", "final", "seeds", "grid", "headline", "threads"}
 OF_TASKS = {"task", "methods", "densities", "epochs", "runs", "seeds"}
-CONFIGURED, TASK = "l0rnn.compare.configured_run:train_run", "l0rnn.compare.task_run:train_run"
+OF_MODULES = {*OF_TASKS, "quality", "final", "trainer", "higher_is_better"}
+CONFIGURED, TASK, MODULE = (f"l0rnn.compare.{kind}_run:train_run" for kind in ("configured", "task", "module"))
 
 
 @checked
@@ -110,11 +112,13 @@ class Plan:
         config = self.config(run, known)
         if "task" in config:  # the text counts, wherever the file is
             config["task"] = task_hash(Path(config["task"]))
+        for part in ("module", "data") if self.trainer == MODULE else ():
+            config[f"source of {part}"] = source_hash(class_path(config[part]))
         return key_of(config)
 
 
 def task_plan(
-    task: Path,
+    task: Path | Mapping[str, Any],
     *,
     methods: Sequence[Any] | Mapping[str, Any] = METHODS,
     densities: Sequence[float] = (0.3, 0.1),
@@ -122,23 +126,40 @@ def task_plan(
     epochs: int | None = None,
     runs: Mapping[str, Mapping[str, Any]] | None = None,
     name: str | None = None,
+    quality: str = "val_loss",
+    final: str = "test_loss",
+    trainer: Mapping[str, Any] | None = None,
+    higher_is_better: bool = False,
 ) -> Plan:
     """The comparison of methods on a task: the runs of `l0rnn.compare.ways.changes_of`, for each seed.
 
     Args:
-        task: the Python file, see `l0rnn.compare.task.Task`.
+        task: the Python file, see `l0rnn.compare.task.Task`; or ``module`` and ``data``, the class paths of a
+            LightningModule and its DataModule, or ``class_path`` and ``init_args`` of each.
         methods: names of methods, or name → name or ``class_path`` and ``init_args``.
         densities: multiply-adds to keep, as fractions of the dense network's.
         seeds: of weights, gates and the order of batches; several, or there is no interval.
         epochs: how often the training data are gone through; what the task says if None.
         runs: further runs, name → what each changes.
         name: of the plan; that of the file if None.
+        quality: for a LightningModule, the figure that it logs in validation and that is compared.
+        final: the same in its test.
+        trainer: for a LightningModule, arguments of Lightning's Trainer.
+        higher_is_better: for a LightningModule, whether more of ``quality`` is better.
 
     Raises:
         FileNotFoundError: if the task does not exist.
         ValueError: if something is out of range.
     """
-    task_hash(task)
+    if isinstance(task, Mapping):
+        if set(task) != {"module", "data"}:
+            raise ValueError(
+                f"`task` must be a Python file, or have `module` and `data`, got {', '.join(map(str, task))}"
+            )
+        for part in task.values():
+            kind_of(class_path(part))
+    else:
+        task_hash(task)
     if not isinstance(seeds, (list, tuple)) or not seeds or any(type(seed) is not int for seed in seeds):
         raise ValueError(f"`seeds` must be a list of whole numbers, got {seeds!r}")
     if len(set(seeds)) != len(seeds):
@@ -151,8 +172,12 @@ def task_plan(
         raise ValueError(f"`runs` must have names of their own, got {', '.join(sorted(twice))}")
     changes |= {str(run): dict(changed or {}) for run, changed in (runs or {}).items()}
     _check_references(changes)
-    base = {"task": str(task), "method": None, "widths": None, "epochs": epochs}
+    base: dict[str, Any] = {"method": None, "widths": None, "epochs": epochs}
     every = [Run(run, seed, changed) for seed in seeds for run, changed in changes.items()]
+    if isinstance(task, Mapping):
+        base |= {**task, "trainer": dict(trainer or {}), "higher_is_better": higher_is_better}
+        return Plan(base, every, quality=quality, final=final, grid=[], name=name or "module", trainer=MODULE)
+    base["task"] = str(task)
     return Plan(base, every, quality="valid", final="test", grid=[], name=name or task.stem, trainer=TASK)
 
 
@@ -176,13 +201,14 @@ def read_plan(path: Path) -> Plan:
     if path.suffix == ".py":
         return task_plan(path)
     told = _yaml(path)
-    keys = OF_TASKS if "task" in told else OF_CONFIGURATIONS
+    is_module = isinstance(told.get("task"), dict)
+    keys = OF_MODULES if is_module else OF_TASKS if "task" in told else OF_CONFIGURATIONS
     unknown = set(told) - keys
     if unknown:
         raise ValueError(f"{path} has unknown keys {', '.join(sorted(unknown))}; there are {', '.join(sorted(keys))}")
     if "task" in told:
         settings = {key: value for key, value in told.items() if key != "task"}
-        return task_plan(path.parent / str(told["task"]), **settings, name=path.stem)
+        return task_plan(told["task"] if is_module else path.parent / str(told["task"]), **settings, name=path.stem)
     for key in ("base", "runs"):
         if not told.get(key):
             raise ValueError(

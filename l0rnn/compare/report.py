@@ -13,7 +13,7 @@ from typing import Any
 from l0rnn.arguments import checked
 from l0rnn.bench.report import BenchReport
 from l0rnn.compare.differences import Difference, paired_difference
-from l0rnn.compare.plan import TASK, Plan
+from l0rnn.compare.plan import CONFIGURED, TASK, Plan
 from l0rnn.compare.results import figure, table_row
 from l0rnn.compare.ways import SCRATCH
 
@@ -209,7 +209,7 @@ def _row(
         speedup=speedup,
         training_seconds=statistics.mean(result["training_seconds"]["processor"] for result in good),
         seeds=len(good),
-        units=_mean_units(good) if plan.trainer == TASK else {},
+        units=_mean_units(good) if plan.trainer != CONFIGURED else {},
         to_dense=_difference(name, plan.runs[0].name, results),
         to_scratch=_difference(name, SCRATCH + name, results),
         error=errors[0] if errors else None,

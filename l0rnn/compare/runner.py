@@ -18,8 +18,9 @@ from tqdm import tqdm
 from l0rnn.arguments import check_threads, checked
 from l0rnn.compare.engines import Engine, Job, LocalEngine
 from l0rnn.compare.engines.engine import PAUSED, POLL, RESULT, default_threads
+from l0rnn.compare.instances import instance
 from l0rnn.compare.outcome import PROGRESS
-from l0rnn.compare.plan import CONFIGURED, TASK, Plan, Run
+from l0rnn.compare.plan import CONFIGURED, MODULE, TASK, Plan, Run
 from l0rnn.compare.process import locked, write_order
 from l0rnn.compare.progress import Board, progress_line
 from l0rnn.compare.results import keep_result, missing_models, results_so_far, run_folder
@@ -125,7 +126,7 @@ def check_runs(plan: Plan, extra: Sequence[str] = ()) -> None:
     Raises:
         ValueError: if one cannot start; it says which and why.
     """
-    check = {CONFIGURED: _check_configurations, TASK: _check_task}.get(plan.trainer)
+    check = {CONFIGURED: _check_configurations, TASK: _check_task, MODULE: _check_module}.get(plan.trainer)
     if check is not None and plan.runs:
         check(plan, plan.runs, extra)
 
@@ -152,7 +153,7 @@ def _check_task(plan: Plan, runs: list[Run], extra: Sequence[str]) -> None:
     task.first_figure()
     batch = first_batch(task.loaders()["train"], "train")
     if any("widths" in run.changes for run in runs):
-        check_start(task.network(), task)
+        check_start(task.network(), task.initialise)
     first = runs[0].seed
     for run in tqdm([run for run in runs if run.seed == first], desc="checking the runs", leave=False, disable=None):
         if run.needs():
@@ -162,6 +163,23 @@ def _check_task(plan: Plan, runs: list[Run], extra: Sequence[str]) -> None:
             Pruner(network, method, task.inputs(batch), fixed=task.fixed, tied=task.tied)
         except ValueError as error:
             raise ValueError(f"the run {run.name!r} cannot start: {error}") from error
+
+
+def _check_module(plan: Plan, runs: list[Run], extra: Sequence[str]) -> None:
+    """Build module, data and methods once."""
+    from l0rnn.compare.module_run import built  # with Lightning, which a task does not need
+
+    if extra:
+        raise ValueError(f"{', '.join(extra)} is for a task file; set `accelerator` in `trainer` of the plan")
+    module, _ = built(plan.base)
+    if any("widths" in run.changes for run in runs):
+        check_start(module, getattr(module, "initialise", None), place="the LightningModule")
+    for run in runs:
+        if run.seed == runs[0].seed and run.changes.get("method") is not None:
+            try:
+                instance(run.changes["method"])
+            except ValueError as error:
+                raise ValueError(f"the run {run.name!r} cannot start: {error}") from error
 
 
 def _reason(error: Exception) -> str:

@@ -96,7 +96,7 @@ def from_scratch(network: nn.Module, widths: Mapping[str, int], task: Task, batc
     Raises:
         ValueError: if nobody knows how the small network starts: the task has to say it.
     """
-    check_start(network, task)
+    check_start(network, task.initialise)
     inputs = task.inputs(batch)
     units = trace(network, inputs, fixed=task.fixed, tied=task.tied)
     gates = {name: (torch.arange(axis.size) < widths.get(name, axis.size)).float() for name, axis in units.axes.items()}
@@ -104,24 +104,24 @@ def from_scratch(network: nn.Module, widths: Mapping[str, int], task: Task, batc
     return fresh(small, task.initialise).train()
 
 
-def check_start(network: nn.Module, task: Task) -> None:
-    """Refuse a network whose start cannot be repeated at other widths; see `from_scratch`."""
-    if task.initialise is not None:
+def check_start(network: nn.Module, initialise: Any, place: str = "the task") -> None:
+    """Refuse a network just built whose start cannot be repeated at other widths; see `from_scratch`."""
+    if initialise is not None:
         return
     lost = without_reset(network)
     if lost:
         raise ValueError(
-            f"the small network from scratch needs `initialise(network)` in the task: {', '.join(lost[:4])} belong to "
+            f"the small network from scratch needs `initialise(network)` in {place}: {', '.join(lost[:4])} belong to "
             "modules without `reset_parameters`, so nobody knows how they start"
         )
     found = started_otherwise(network)
     if found:
         name, (ours, theirs) = next(iter(found.items()))
         raise ValueError(
-            f"the small network from scratch needs `initialise(network)` in the task: `network()` starts {name} with a "
-            f"root mean square of {ours:.3g}, torch's layer by itself with {theirs:.3g}"
-            f"{f', and {len(found) - 1} more otherwise' if len(found) > 1 else ''}. Define there what `network()` does "
-            "to its weights after building the layers; if it loads trained ones, a function that does nothing"
+            f"the small network from scratch needs `initialise(network)` in {place}: {name} starts with a root mean "
+            f"square of {ours:.3g}, torch's layer by itself with {theirs:.3g}"
+            f"{f', and {len(found) - 1} more otherwise' if len(found) > 1 else ''}. Define there what is done to the "
+            "weights after building the layers; if trained ones are loaded, a function that does nothing"
         )
 
 

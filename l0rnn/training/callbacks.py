@@ -20,6 +20,7 @@ from l0rnn.arguments import checked
 from l0rnn.bench.measure import benchmark
 from l0rnn.bench.report import BenchReport
 from l0rnn.gates.network import ungate_network_
+from l0rnn.methods.method import Method
 from l0rnn.methods.units import UnitMethod
 from l0rnn.report import MOST_POINTS, History, write_training_report
 from l0rnn.surgery.shrink import Surgery, operate
@@ -142,7 +143,7 @@ class WriteProgress(Callback):
             figures = {
                 "loss": trainer.callback_metrics.get("train/loss"),
                 "quality": trainer.callback_metrics.get(self.quality),
-                "density": pl_module.method.figures().get("density"),  # type: ignore[union-attr, operator]
+                "density": _density(trainer, pl_module),
             }
             known = {name: float(figure) for name, figure in figures.items() if figure is not None}
             place = {"step": step, "steps": int(trainer.estimated_stepping_batches), "epoch": trainer.current_epoch}
@@ -306,6 +307,14 @@ class PauseOnSignal(Callback):
         trainer.save_checkpoint(aside)
         if trainer.is_global_zero:
             aside.replace(self.checkpoint)
+
+
+def _density(trainer: Trainer, module: LightningModule) -> float | None:
+    """Of a `PrunableModule`, or of what a `Prune` prunes."""
+    owners = (module, *trainer.callbacks)  # type: ignore[attr-defined]
+    methods = [owner.__dict__.get("method") or getattr(owner, "_modules", {}).get("method") for owner in owners]
+    figures = [method.figures() for method in methods if isinstance(method, Method)]
+    return next((found["density"] for found in figures if "density" in found), None)
 
 
 def _with_dropout(module: nn.Module) -> list[tuple[str, nn.Module]]:

@@ -266,7 +266,7 @@ FAULTS = {
     "no epochs": ({"epochs": "epochs = 0"}, "`epochs` of .* must be a whole number > 0, got 0"),
     "another start": (
         {"network": "def network():\n    net = Louder()\n    nn.init.ones_(net.decoder.bias)\n    return net"},
-        "needs `initialise\\(network\\)` in the task: `network\\(\\)` starts decoder.bias with a root mean square",
+        "needs `initialise\\(network\\)` in the task: decoder.bias starts with a root mean square",
     ),
 }
 
