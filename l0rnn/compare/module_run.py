@@ -12,7 +12,7 @@ from torch import nn
 from l0rnn.compare.engines.engine import RESULT
 from l0rnn.compare.instances import instance
 from l0rnn.compare.outcome import MODEL, PROGRESS, check_figure, device_name, sizes, write_json
-from l0rnn.compare.task_run import check_start, seed_all
+from l0rnn.compare.task_run import check_start
 from l0rnn.cost.cost import cost
 from l0rnn.methods import Dense
 from l0rnn.methods.units import UnitMethod
@@ -20,6 +20,7 @@ from l0rnn.surgery.fresh import fresh
 from l0rnn.surgery.shrink import operate
 from l0rnn.tracing.units import Units
 from l0rnn.training.in_folder import pruned_at_once, train_in_folder
+from l0rnn.training.resuming import seed_all
 
 
 class GivenWidths(UnitMethod):
@@ -81,7 +82,14 @@ def train_run(
         module = fresh(small, None if initialise is None else type(module).initialise).train()
         _, data = built(config)
     trained = train_in_folder(
-        module, data, method, folder, settings=settings, quality=quality, progress=folder / PROGRESS
+        module,
+        data,
+        method,
+        folder,
+        seed=int(config["seed_everything"]),
+        settings=settings,
+        quality=quality,
+        progress=folder / PROGRESS,
     )
     pruner, figures = trained.pruner, trained.figures
     surgery = operate(

@@ -27,7 +27,7 @@ from l0rnn.surgery.fresh import fresh, started_otherwise, without_reset
 from l0rnn.surgery.shrink import operate, shrink
 from l0rnn.tracing.trace import trace
 from l0rnn.training.pruner import Pruner
-from l0rnn.training.resuming import Paused, random_state, set_random_state
+from l0rnn.training.resuming import Paused, random_state, seed_all, set_random_state
 
 CHECKPOINT = "checkpoint.pt"
 SAVED = 120.0  # seconds after which a checkpoint is due, for runs that end without being asked
@@ -313,18 +313,6 @@ def stop_asked() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def seed_all(seed: int, epoch: int = 0, loader: Any = None) -> None:
-    """Start the random numbers of torch, numpy and Python, and of a loader's own generator, afresh."""
-    mixed = (seed * 1_000_003 + epoch * 7919) % 2**32
-    torch.manual_seed(mixed)
-    np.random.seed(mixed)
-    random.seed(mixed)
-    for part in (loader, getattr(loader, "sampler", None)):
-        generator: Any = getattr(part, "generator", None)
-        if isinstance(generator, torch.Generator):
-            generator.manual_seed(mixed)
 
 
 def all_random_states() -> dict[str, Any]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning import LightningDataModule, LightningModule, Trainer
+from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
@@ -17,8 +17,73 @@ from l0rnn.training.callbacks import PauseOnSignal, WriteProgress
 from l0rnn.training.configuration import TrainingTime, last_checkpoint, training_seconds
 from l0rnn.training.prune import Prune
 from l0rnn.training.pruner import Pruner
+from l0rnn.training.resuming import seed_all
 
 QUIET = {"enable_progress_bar": False, "enable_model_summary": False}
+
+
+class SeedEpochs(Callback):
+    """Lets the random numbers of each epoch follow from the seed and its number, whatever was drawn before.
+
+    So trainings of one seed see the same batches. One that goes on in the middle of an epoch draws their order again
+    and passes over those that it had, where Lightning would begin with the first; `Prune` then goes on with the random
+    numbers of the step.
+
+    Args:
+        seed: of the training.
+
+    Example:
+        >>> SeedEpochs(seed=1).state_dict()
+        {'epoch': 0, 'batch': 0}
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed, self.epoch, self.batch = seed, 0, 0
+
+    def follow_(self, data: LightningDataModule) -> None:
+        """Seed the training loader of a data module, and let it pass over batches; not one of several loaders."""
+        own = data.train_dataloader
+
+        def train_dataloader() -> Any:
+            loader = own()
+            return loader if isinstance(loader, (Mapping, list, tuple)) else _Rest(loader, self)
+
+        data.train_dataloader = train_dataloader
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The next epoch begins with its first batch."""
+        self.epoch, self.batch = trainer.current_epoch + 1, 0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the batches of the epoch."""
+        self.batch = batch_idx + 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """Epoch and batch, which Lightning tells later than they are needed."""
+        return {"epoch": self.epoch, "batch": self.batch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.epoch, self.batch = int(state_dict["epoch"]), int(state_dict["batch"])
+
+
+class _Rest:
+    """What an epoch has left of a loader."""
+
+    def __init__(self, loader: Any, seeds: SeedEpochs) -> None:
+        self._loader, self._seeds = loader, seeds
+
+    def __iter__(self) -> Iterator[Any]:
+        seed_all(self._seeds.seed, self._seeds.epoch, self._loader)
+        batches = iter(self._loader)
+        for _ in range(self._seeds.batch):
+            next(batches)
+        return batches
+
+    def __len__(self) -> int:
+        return len(self._loader)
 
 
 @dataclass(frozen=True)
@@ -42,6 +107,7 @@ def train_in_folder(
     method: Method,
     folder: Path,
     *,
+    seed: int,
     settings: Mapping[str, Any],
     quality: str,
     progress: Path,
@@ -53,6 +119,7 @@ def train_in_folder(
         data: its data.
         method: the pruning method; `Dense` prunes nothing.
         folder: for logs and checkpoints.
+        seed: of the order of batches, dropout and gates.
         settings: arguments of the Trainer.
         quality: name of the logged figure of validation, for the line of progress.
         progress: file for that, see `WriteProgress`.
@@ -61,11 +128,13 @@ def train_in_folder(
         Paused: if the process was asked to stop.
         ValueError: if an argument of the Trainer is unknown, or nothing can be pruned.
     """
-    prune = Prune(method)
+    prune, seeds = Prune(method), SeedEpochs(seed)
+    seeds.follow_(data)
     checkpoints = folder / "checkpoints"
     callbacks = [
-        ModelCheckpoint(dirpath=checkpoints, save_last=True, save_top_k=0),
+        ModelCheckpoint(dirpath=checkpoints, save_last=True, save_top_k=0, save_on_train_epoch_end=True),
         prune,
+        seeds,
         TrainingTime(),
         WriteProgress(progress, quality=quality),
         PauseOnSignal(checkpoints / "last.ckpt"),  # the last, after all others have done their part

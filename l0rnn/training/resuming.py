@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +20,18 @@ from l0rnn.training.processes import of_all_processes
 
 class Paused(Exception):  # noqa: N818 - nothing went wrong
     """A training was asked to stop, and has written a checkpoint to go on from."""
+
+
+def seed_all(seed: int, epoch: int = 0, loader: Any = None) -> None:
+    """Start the random numbers of torch, numpy and Python, and of a loader's own generator, afresh."""
+    mixed = (seed * 1_000_003 + epoch * 7919) % 2**32
+    torch.manual_seed(mixed)
+    np.random.seed(mixed)
+    random.seed(mixed)
+    for part in (loader, getattr(loader, "sampler", None)):
+        generator: Any = getattr(part, "generator", None)
+        if isinstance(generator, torch.Generator):
+            generator.manual_seed(mixed)
 
 
 def random_state() -> dict[str, Any]:

@@ -59,7 +59,9 @@ def test_the_example_learns(tmp_path: Path) -> None:
 
 
 def test_the_plan_of_the_page_can_be_read_and_started(tmp_path: Path) -> None:
-    (block,) = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+    block, of_module = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+    module = {"module": "tests.compare.louder.LouderModule", "data": "tests.compare.louder.LouderData"}
+    assert task_plan(**{**yaml.safe_load(of_module), "task": module}).quality == "val_loss"
     told = yaml.safe_load(block)
     assert told["task"] == TASK.name
     (tmp_path / TASK.name).write_text(TASK.read_text())

@@ -21,9 +21,9 @@ from l0rnn.cli import main
 from l0rnn.compare import Comparison, load_task, paired_difference, read_plan, run_all, task_plan
 from l0rnn.compare.process import FolderInUseError, locked
 from l0rnn.compare.results import run_folder
-from l0rnn.compare.task_run import CHECKPOINT, TaskTraining, seed_all, train_run
+from l0rnn.compare.task_run import CHECKPOINT, TaskTraining, train_run
 from l0rnn.compare.ways import changes_of
-from l0rnn.training.resuming import Paused
+from l0rnn.training.resuming import Paused, seed_all
 
 TONES = Path(__file__).with_name("tones.py")
 CPU = torch.device("cpu")
