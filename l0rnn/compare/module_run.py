@@ -68,6 +68,7 @@ def train_run(
         ValueError: if something is not as it has to be, or a figure is not logged.
     """
     seed_all(int(config["seed_everything"]))
+    module: Any
     module, data = built(config)
     settings = dict(config.get("trainer") or {})
     if config.get("epochs") is not None:
@@ -79,7 +80,8 @@ def train_run(
         small, pruner = pruned_at_once(module, data, GivenWidths(config["widths"]))
         whole = cost(pruner.units)
         seed_all(int(config["seed_everything"]))
-        module = fresh(small, None if initialise is None else type(module).initialise).train()
+        small = fresh(small, None if initialise is None else type(module).initialise)
+        module = small.train()
         _, data = built(config)
     trained = train_in_folder(
         module,
