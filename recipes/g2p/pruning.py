@@ -35,7 +35,7 @@ def pruned(
     network = G2P.from_arrays(turned(network.arrays()))
     batch = lessons.examples.batch(torch.arange(2))
     objective = Budget(multiply_adds=budget, start=0.0, ramp=0.5, relative=False)
-    method = L0Gates(objective, open_probability=0.93, noise=True, freeze=0.7)
+    method = L0Gates(objective, open_probability=0.93, noise=True, repair=False, freeze=0.7)
     pruner = Pruner(network, method, (batch.letters, batch.lengths, batch.phonemes), gate_learning_rate=0.03)
     run = Run(network, lessons.examples, settings, invented=lessons.invented, pruner=pruner)
     run.train(checkpoint, title="choosing units", quiet=quiet)

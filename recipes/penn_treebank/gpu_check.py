@@ -129,7 +129,7 @@ def _training_step(
 ) -> Any:
     """A function that does one step; with ``captured`` > 0 at most so many times, by `CapturedSteps`."""
     torch.manual_seed(0)
-    method = L0Gates(Budget(density=0.5), open_probability=0.93, noise=True) if is_gated else Dense()
+    method = L0Gates(Budget(density=0.5), open_probability=0.93, noise=True, repair=False) if is_gated else Dense()
     model = L0GatedLSTM(vocabulary, hidden, dropout=0.5, method=method).to(device).train()
     optimizer = model.configure_optimizers()["optimizer"]
     method.begin(1_000_000)

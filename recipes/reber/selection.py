@@ -48,7 +48,7 @@ def train_gated(
     module = PrunableModule(
         network,
         loss_of,
-        L0Gates(budget, open_probability=0.93, noise=True, freeze=config["freeze"]),
+        L0Gates(budget, open_probability=0.93, noise=True, repair=False, freeze=config["freeze"]),
         optimizer=lambda weights: torch.optim.Adam(weights, lr=config["learning_rate"]),
         gate_learning_rate=config["gate_learning_rate"],
         example_inputs=(codes[:1], torch.zeros_like(last)),  # one step, so that the budget counts each layer once

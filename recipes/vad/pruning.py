@@ -34,8 +34,8 @@ def method_of(name: MethodName, density: float) -> Method:
     """
     if name == "gates":
         objective = Budget(density, start=0.0, ramp=0.6, relative=False)
-        return L0Gates(objective, open_probability=0.99, noise=True, freeze=1.0)
-    return StructuredMagnitude(density, start=0.0, end=1.0, frequency=25)
+        return L0Gates(objective, open_probability=0.99, noise=True, repair=False, freeze=1.0)
+    return StructuredMagnitude(density, start=0.0, end=1.0, frequency=25, repair=False)
 
 
 def pruned(
