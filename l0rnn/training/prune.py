@@ -35,7 +35,8 @@ class Prune(Callback):
     `training_step`, losses, optimisers, parameter groups, schedulers and clipping stay as they are and know of no gate:
     gates have an Adam of their own, and this callback back-propagates the method's penalty and steps the gates once
     per optimiser step. Optimisation may be automatic or manual. A checkpoint of the Trainer holds all that the training
-    needs to go on exactly where it was.
+    needs to go on exactly where it was; in the middle of an epoch the loader has to find its place, by a ``state_dict``
+    of its own (Lightning warns if it has none).
 
     Args:
         method: the pruning method.
@@ -159,10 +160,10 @@ class Prune(Callback):
         name = type(module).__name__
         if self.network is None:
             if not is_overridden("forward", module):
-                children = ", ".join(repr(child) for child, part in module.named_children() if any(part.parameters()))
+                parts = [child for child, part in module.named_children() if next(part.parameters(), None) is not None]
                 raise ValueError(
                     f"`network` must name what to prune, since {name} has no `forward`; its parts with weights are "
-                    f"{children or 'none yet: build them in __init__, not in setup or configure_model'}"
+                    f"{', '.join(map(repr, parts)) or 'none yet: build them in __init__, not in setup'}"
                 )
             network: nn.Module = module
         else:
