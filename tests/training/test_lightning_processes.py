@@ -55,7 +55,9 @@ def gates(density: float = 0.4) -> L0Gates:
 def trainer(count: int, folder: Path, *callbacks: Callback, **options: Any) -> Trainer:
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     defaults = {"max_epochs": 2, "accelerator": "cpu", "enable_checkpointing": False, "gradient_clip_val": 0.5}
-    several = {"strategy": options.pop("strategy", "ddp") if count > 1 else "auto", "devices": count}
+    # with more than two the order of a sum counts, and DDP changes it after its first step if it may
+    ddp = "ddp" if count == 2 else "ddp_find_unused_parameters_true"
+    several = {"strategy": options.pop("strategy", ddp) if count > 1 else "auto", "devices": count}
     return Trainer(default_root_dir=folder, callbacks=list(callbacks), **quiet, **several, **(defaults | options))
 
 
