@@ -26,8 +26,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import start_processes
 from torch.nn.parallel import DistributedDataParallel
 
 from l0rnn import Budget, L0Gates, Pruner
@@ -129,7 +129,7 @@ def main() -> None:
         parser.error("`--rounds` times `--steps` must be at least 20 optimiser steps, in two rounds or more")
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.start_processes(
+        start_processes(
             one_process, (folder, options), nprocs=options.processes, start_method="spawn"
         )
         rounds, difference, figures = json.loads(Path(folder, "found.json").read_text(encoding="utf-8"))

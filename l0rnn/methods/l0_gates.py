@@ -67,6 +67,8 @@ class L0Gates(UnitMethod):
         the defaults here are those that did best in recipes/selection.
     """
 
+    pull: Tensor
+
     def __init__(
         self,
         objective: Objective,

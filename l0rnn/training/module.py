@@ -265,8 +265,8 @@ class PrunableModule(EvaluatedModule):
         """Unscale and average the gradients of the gates, which neither a GradScaler nor DDP knows of."""
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         gates = [gate for gate in self.method.gate_parameters() if gate.requires_grad]
-        for gate in gates if scaler is not None else ():
-            if gate.grad is not None:
+        for gate in gates:
+            if scaler is not None and gate.grad is not None:
                 gate.grad /= scaler.get_scale()
         if self._replicas is not None:
             self._replicas.average_gradients_(gates)

@@ -22,6 +22,7 @@ from torch import nn
 
 from l0rnn import Pruner
 from l0rnn.methods import StructuredMagnitude
+from l0rnn.surgery.fresh import fresh
 from l0rnn.training import shrink_series
 
 DENSITIES = (0.4, 0.2, 0.08)
@@ -72,9 +73,7 @@ def results(task: Any, seed: int) -> dict[str, Any]:
         found["separate"][str(density)] = task.evaluate(network, data["valid"])["loss"]
         found["steps"]["separate"] += steps
         small = pruner.shrink()
-        for module in small.modules():
-            if hasattr(module, "reset_parameters"):
-                module.reset_parameters()
+        small = fresh(small, getattr(task, "initialise", None))
         train(task, small, data, steps)
         found["from scratch"][str(density)] = task.evaluate(small, data["valid"])["loss"]
         found["steps"]["from scratch"] += steps
