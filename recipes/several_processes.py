@@ -129,9 +129,7 @@ def main() -> None:
         parser.error("`--rounds` times `--steps` must be at least 20 optimiser steps, in two rounds or more")
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
-        start_processes(
-            one_process, (folder, options), nprocs=options.processes, start_method="spawn"
-        )
+        start_processes(one_process, (folder, options), nprocs=options.processes, start_method="spawn")
         rounds, difference, figures = json.loads(Path(folder, "found.json").read_text(encoding="utf-8"))
     found = ratios(rounds[1:], options.processes)  # the first round warms up
     quartiles = statistics.quantiles(found, n=4) if len(found) > 2 else [min(found), statistics.mean(found), max(found)]

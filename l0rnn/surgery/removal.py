@@ -120,8 +120,8 @@ def resized_shapes(network: nn.Module, units: Units, widths: Mapping[str, int]) 
     left = units.kept(_first_units(network, units, widths))
     shapes = {alias: torch.Size(weight.shape) for weight in left.weights.values() for alias in weight.aliases}
     shapes |= {f"{NAME}.{part}": torch.Size([left.count]) for part in ("log_alpha", "fixed")}
-    state = network.state_dict()
-    return {name: shapes[name] if name in shapes else tensor.shape for name, tensor in state.items()}
+    state: dict[str, Tensor] = network.state_dict()
+    return {name: shapes.get(name, tensor.shape) for name, tensor in state.items()}
 
 
 def widen_(network: nn.Module, units: Units) -> None:
