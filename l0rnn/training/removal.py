@@ -77,7 +77,10 @@ class RemoveClosedUnits(Callback):
         if stage != "fit":
             return
         if not isinstance(pl_module, PrunableModule):
-            raise ValueError(f"RemoveClosedUnits needs a PrunableModule, got {type(pl_module).__name__}")
+            raise ValueError(
+                f"RemoveClosedUnits needs a PrunableModule, got {type(pl_module).__name__}; in another LightningModule "
+                "closed units stay until `Prune.shrink` takes them out at the end"
+            )
         unit_method(pl_module.method)
         averaging = [c for c in trainer.callbacks if isinstance(c, (StochasticWeightAveraging, WeightAveraging))]  # type: ignore[attr-defined]
         if averaging:

@@ -19,8 +19,9 @@ from lightning.pytorch.tuner.tuning import Tuner
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from l0rnn import Budget, L0Gates, PrunableModule, Prune
+from l0rnn import Budget, L0Gates, Penalty, PrunableModule, Prune
 from l0rnn.methods import GradualMagnitude, GroupLasso, StructuredMagnitude
+from l0rnn.training import RemoveClosedUnits
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::lightning.fabric.utilities.warnings.PossibleUserWarning",
@@ -105,8 +106,8 @@ class Resumable(DataLoader):
         self.given = state["given"]
 
 
-def gates(density: float = 0.4) -> L0Gates:
-    return L0Gates(Budget(density=density, start=0.0, ramp=0.3))
+def gates(density: float = 0.4, **options: Any) -> L0Gates:
+    return L0Gates(Budget(density=density, start=0.0, ramp=0.3), **options)
 
 
 def trainer(*callbacks: Callback, **options: Any) -> Trainer:
@@ -275,19 +276,48 @@ class TestManualOptimisation:
         check(prune, module)
         assert int(prune.method.steps) == EPOCHS * BATCHES == int(prune.method.total_steps)
 
-    def test_two_passes_of_a_part_in_one_batch(self) -> None:
+    def test_two_losses_of_a_part_before_one_step(self) -> None:
         """The module is pruned and its `forward` never called: each pass has gates of its own all the same."""
 
         class Twice(ByHand):
             def training_step(self, batch: Any, batch_idx: int) -> None:
-                for optimizer in cast("Any", self.optimizers()):
-                    optimizer.zero_grad()
-                    self.manual_backward(self.loss(batch))
-                    optimizer.step()
+                self.manual_backward(self.loss(batch))
+                super().training_step(batch, batch_idx)
 
         prune, module = Prune(gates()), Twice()
         trainer(prune).fit(module, data())
         check(prune, module)
+
+    def test_a_step_of_another_network_is_none_of_the_gates(self) -> None:
+        class Seldom(Adversaries):
+            def training_step(self, batch: Any, batch_idx: int) -> None:
+                net, critic = cast("Any", self.optimizers())
+                scores = self.net(batch[0])
+                self.manual_backward(nn.functional.cross_entropy(scores, batch[1]) + self.critic(scores).mean())
+                for optimizer in (critic, net) if batch_idx % 2 == 0 else (critic,):
+                    optimizer.step()
+                    optimizer.zero_grad()
+
+        prune = Prune(gates(), network="net")
+        trainer(prune, max_epochs=1).fit(Seldom(), data())
+        assert int(prune.method.steps) == 7  # and not 8, in which the critic alone stepped
+
+    def test_the_price_reaches_the_gates_once_however_many_optimisers_step(self) -> None:
+        seen: list[float] = []
+
+        class Watch(Callback):
+            def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+                gradients = [gate.grad for gate in prune.method.gate_parameters() if gate.grad is not None]
+                seen.extend(float(gradient.abs().sum()) for gradient in gradients)
+
+        class WithoutLoss(ByHand):
+            def loss(self, batch: Any) -> Tensor:
+                return super().loss(batch) * 0
+
+        prune = Prune(L0Gates(Penalty(1.0, ramp=0.0), freeze=0.9), network="net", gate_learning_rate=1e-5)
+        trainer(Watch(), prune, max_epochs=1).fit(WithoutLoss(), data())
+        # one optimiser steps in the third batch, and two in the fourth; the gates hardly move
+        assert seen[3] == pytest.approx(seen[2], rel=0.05) != 0
 
     def test_a_pull_on_weights_comes_once_per_optimiser(self) -> None:
         """Each optimiser has the penalty's gradients of its own weights, and of no others."""
@@ -320,12 +350,13 @@ class TestManualOptimisation:
 
 class TestResume:
     @pytest.mark.parametrize("kind", [Somebody, ByHand])
-    @pytest.mark.parametrize("batches", [8, 12, 44])  # the end of an epoch, the middle of one, after the choice
+    @pytest.mark.parametrize("batches", [8, 12, 28])  # the end of an epoch, the middle of one, after the choice
     def test_bit_for_bit(self, kind: Any, batches: int, tmp_path: Path) -> None:
         def run(*callbacks: Callback, **options: Any) -> dict[str, Tensor]:
-            prune, module = Prune(gates(), network="net"), kind()
-            torch.manual_seed(3)
-            trainer(prune, *callbacks).fit(module, Resumable(), **options)
+            prune, module = Prune(gates(noise=True), network="net"), kind()
+            if not options:  # a training that goes on has the random numbers of its checkpoint
+                torch.manual_seed(3)
+            trainer(prune, *callbacks, max_epochs=4).fit(module, Resumable(), **options)
             return values(prune, module)
 
         whole = run(ModelCheckpoint(tmp_path, every_n_train_steps=1, save_top_k=-1))
@@ -505,6 +536,12 @@ class TestRefused:
             RuntimeError, match="is not the one that the loss is computed with|no optimiser has stepped"
         ):
             trainer(prune, max_epochs=30).fit(Two(), data())
+
+    @pytest.mark.parametrize("is_first", [True, False])
+    def test_removal_while_it_trains(self, is_first: bool) -> None:
+        both = [Prune(gates(), network="net"), RemoveClosedUnits()]
+        with pytest.raises(ValueError, match=r"needs a PrunableModule.*until `Prune\.shrink` takes them out"):
+            trainer(*(both if is_first else both[::-1])).fit(Somebody(), data())
 
     def test_a_training_without_an_end(self) -> None:
         with pytest.raises(ValueError, match="`max_epochs` or `max_steps` of the Trainer must be set"):
