@@ -397,10 +397,18 @@ def batches_of(checkpoint: Path) -> int:
 
 class TestTrainingAgain:
     def test_a_second_training_chooses_afresh(self, caplog: pytest.LogCaptureFixture) -> None:
+        chosen: list[bool] = []
+
+        class Watch(Callback):
+            def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+                chosen.append(prune.has_chosen)
+
         prune, module = Prune(gates()), Somebody()
         trainer(prune).fit(module, data())
         first = check(prune, module)
-        trainer(prune, max_epochs=1).fit(module, data())
+        trainer(prune, Watch(), max_epochs=1).fit(module, data())
+        assert not chosen[0]
+        assert chosen[-1]
         assert "was trained before, for 48 steps" in caplog.text
         assert int(prune.method.steps) == BATCHES == int(prune.method.total_steps)
         trainer(prune, max_epochs=8).fit(module, data())
