@@ -109,7 +109,7 @@ def test_the_config_says_it_all(tmp_path: Path) -> None:
     assert "| encoder.l0 | 5 |" in card
     assert "| valid perplexity | 120.5 |" in card
     plain = json.loads((tmp_path / "model" / "config.json").read_text())
-    assert (plain["format"], plain["l0rnn"]) == (1, "0.1.0")
+    assert (plain["format"], plain["l0rnn"]) == (1, "0.2.0")
 
 
 def test_a_network_can_be_built_from_the_config_alone(tmp_path: Path) -> None:
