@@ -60,5 +60,5 @@ def test_words() -> None:
 
 @pytest.mark.parametrize("example", [(torch.zeros(1, 1),), [1], "text"])
 def test_an_export_has_one_input(example: Any) -> None:
-    with pytest.raises(ValueError, match="`example_input` must be one tensor, got a"):
+    with pytest.raises(TypeError, match="`example_input` must be Tensor or None"):
         TorchStreamer(torch.nn.LSTM(1, 1), example)

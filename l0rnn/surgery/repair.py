@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from l0rnn.gates.gates import Gates
 from l0rnn.gates.readers import plain_class
 from l0rnn.gates.recurrence import GatedRecurrence
+from l0rnn.recurrent.nested import map_tensors
 from l0rnn.surgery.proof import evaluating
 from l0rnn.surgery.shrink import gated_by
 from l0rnn.surgery.sizes import raw_tensor
@@ -177,14 +178,22 @@ def _moments(
         for stack, adders in stacks.items():
             stack.watch = partial(_add_layer, adders)
         with gated_by(network, units, gates), evaluating(network), _as_it_was(network), torch.random.fork_rng():
-            for args, kwargs in calls:
-                network(*args, **kwargs)
+            # what autocast made half as wide, such as a state that was carried over, as wide as the weights again
+            like = next(network.parameters())
+            with torch.autocast(like.device.type, enabled=False):
+                for args, kwargs in map_tensors(lambda part: _as_wide(part, like.dtype), list(calls)):
+                    network(*args, **kwargs)
     finally:
         for handle in handles:
             handle.remove()
         for stack in stacks:
             del stack.watch
     return found
+
+
+def _as_wide(part: Any, dtype: torch.dtype) -> Any:
+    is_narrow = isinstance(part, Tensor) and part.dtype in (torch.float16, torch.bfloat16)
+    return part.to(dtype) if is_narrow else part
 
 
 def _over_processes(total: Tensor | None, size: int, group: Any, device: torch.device) -> Tensor | None:

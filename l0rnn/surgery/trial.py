@@ -45,6 +45,11 @@ def tried_units(
         >>> tried_units(Heads(), torch.randn(5, 1, 3)).whole["encoder.l0"].partition(":")[0]
         'a trial cut of it failed'
     """
+    if any(parameter.is_meta for parameter in network.parameters()):
+        raise ValueError(
+            "`network` must have its weights, which are on the meta device, got a network that cannot be run to find "
+            "its units: make it on the CPU, or load its weights first"
+        )
     reasons: dict[str, str] = {}
     generator = torch.Generator().manual_seed(0)
     while True:  # each failure keeps one more axis whole

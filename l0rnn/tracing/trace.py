@@ -185,11 +185,6 @@ def _check(network: nn.Module, example_inputs: Any) -> None:
     if example_inputs is None:
         raise ValueError("`example_inputs` must be given: the network is run on them once to find its units")
     devices = {tensor.device for tensor in network.parameters()}
-    if any(device.type == "meta" for device in devices):
-        raise ValueError(
-            "`network` must have its weights, which are on the meta device, got a network that cannot be run to find "
-            "its units: make it on the CPU, or load its weights first"
-        )
     for tensor in tensors_in(example_inputs):
         if devices and tensor.device not in devices and tensor.dim() > 0:
             raise ValueError(

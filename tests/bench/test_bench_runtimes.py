@@ -231,7 +231,7 @@ def test_a_density_out_of_range_is_refused(density: float) -> None:
 
 def options_of(**changes: Any) -> Any:
     fixed = {"models": [Path("dense"), Path("small")], "grid": ["1x1"], "threads": ["1"], "device": "cpu"}
-    more = {"seconds": 0.002, "runtimes": ["torch"], "density": None, "out": None, "plot": None}
+    more = {"seconds": 0.002, "runtimes": ["torch"], "density": None, "out": None, "plot": None, "json": False}
     return SimpleNamespace(**{**fixed, **more, **changes})
 
 

@@ -108,13 +108,12 @@ class TestMeta:
     def test_a_network_without_weights_is_told_that_its_units_cannot_be_found(self) -> None:
         with torch.device("meta"), pytest.raises(ValueError, match="`network` must have its weights, .* meta device"):
             L0GatedLSTM(20, 6, 1, objective=Budget(density=0.5))
-        before = torch.get_default_device()
         torch.set_default_device("meta")
         try:
             with pytest.raises(ValueError, match="make it on the CPU, or load its weights first"):
                 L0GatedLSTM(20, 6, 1, objective=Budget(density=0.5))
         finally:
-            torch.set_default_device(before)
+            torch.set_default_device(None)
 
     def test_gates_start_where_they_do_elsewhere(self) -> None:
         with torch.device("meta"):

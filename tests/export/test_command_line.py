@@ -100,7 +100,7 @@ def test_errors_are_one_line(model: Path, tmp_path: Path, capsys: pytest.Capture
     assert "does not exist" in error_of(capsys, "export", tmp_path / "no", "--format", "onnx", "--out", out)
     assert "`opset` must be" in error_of(capsys, "export", model, "--format", "onnx", "--out", out, "--opset", 9)
     assert "`length` must" in error_of(capsys, "export", model, "--format", "program", "--out", out, "--length", 0)
-    assert "'zebra' is none of" in error_of(capsys, "generate", model, "--prompt", "zebra")
+    assert "'zebra', which is none of" in error_of(capsys, "generate", model, "--prompt", "zebra")
     assert "`words` must be > 0" in error_of(capsys, "generate", model, "--words", 0)
     (model / "model.safetensors").write_bytes(b"")
     assert "not a whole safetensors file" in error_of(capsys, "generate", model)

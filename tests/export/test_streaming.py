@@ -197,10 +197,10 @@ class TestText:
 
     def test_an_unknown_word(self) -> None:
         with pytest.raises(
-            ValueError, match="'zebra' is none of the 11 words that the model knows; write <unk> for it"
+            ValueError, match="'zebra', which is none of the 11 words that the model knows; write <unk> for it"
         ):
             encode(WORDS, "the zebra")
-        with pytest.raises(ValueError, match="'c' is none of the 2 words that the model knows$"):
+        with pytest.raises(ValueError, match="'c', which is none of the 2 words that the model knows$"):
             encode(("a", "b"), "a c")
 
     def test_columns(self) -> None:

@@ -226,9 +226,9 @@ def test_reversing_time_twice_is_the_identity(each: list[int]) -> None:
         (("LSTM", 4, [[3, 3], [3]]), r"the same number for every layer, got \[\[3, 3\], \[3\]\]"),
         (("LSTM", 4, [[3, 3, 3]]), "`hidden_sizes` must list 1 or 2 directions"),
         (("LSTM", 4, [[]]), "`hidden_sizes` must list 1 or 2 directions"),
-        (("LSTM", 4, [[0]]), "hidden_size must be greater than zero"),
-        (("GRU", 4, [[3], [-1]]), "hidden_size must be greater than zero"),
-        (("GRU", 0, [[3]]), "input_size must be greater than zero"),
+        (("LSTM", 4, [[0]]), "`hidden_sizes` must be > 0"),
+        (("GRU", 4, [[3], [-1]]), "`hidden_sizes` must be > 0"),
+        (("GRU", 0, [[3]]), "`input_size` must be > 0"),
     ],
 )
 def test_sizes_that_make_no_stack_are_refused(arguments: tuple[Any, ...], message: str) -> None:
