@@ -67,7 +67,7 @@ def leave_gates_out_of_schedulers_(checkpoint: dict[str, Any]) -> None:
         checkpoint: changed in place, where one of its schedulers counts more groups than the weights have.
 
     Example:
-        >>> group = {"params": [0]}
+        >>> group = {"params": [0], "initial_lr": 1.0}
         >>> both = {"weights": {"param_groups": [group]}, "gates": {"param_groups": [group]}}
         >>> old = {"optimizer_states": [both], "lr_schedulers": [{"base_lrs": [1.0, 0.03], "last_epoch": 2}]}
         >>> leave_gates_out_of_schedulers_(old)
