@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 import l0rnn
-from l0rnn import Budget, L0Gates, PrunableModule, Pruner, RaggedRNN, explain, shrink
+from l0rnn import Budget, L0Gates, PrunableModule, Prune, Pruner, RaggedRNN, explain, shrink
 from l0rnn.bench import benchmark, measure_roofline, parameter_bytes, sample_seconds, work_of
 from l0rnn.compare import (
     Comparison,
@@ -70,7 +70,7 @@ from l0rnn.models import L0GatedGRU, L0GatedLSTM, generate, load_model
 from l0rnn.sparse import BSRMatrix, CSRMatrix, density_of, sparse_form, stored_bytes
 from l0rnn.surgery import operate
 from l0rnn.tracing import rule, trace
-from l0rnn.training import AverageLate, PruneCallback, RemoveClosedUnits, ScaleDropout, WriteReport
+from l0rnn.training import AverageLate, PruneCallback, RemoveClosedUnits, ScaleDropout, WriteReport, shrink_series
 
 NAN, INF = math.nan, math.inf
 BAD: tuple[Any, ...] = (
@@ -108,6 +108,13 @@ GOOD: dict[Callable[..., Any], Callable[[Path], dict[str, Any]]] = {
         "loss": lambda network, batch: network(batch).sum(),
         "method": L0Gates(Budget(density=0.5)),
         "example_inputs": X,
+    },
+    Prune: lambda _: {"method": L0Gates(Budget(density=0.5)), "example_inputs": X},
+    shrink_series: lambda _: {
+        "network": features(),
+        "densities": [0.5],
+        "example_inputs": X,
+        "tune": lambda network, density: None,
     },
     RaggedRNN: lambda _: {"mode": "LSTM", "input_size": 4, "hidden_sizes": [[5], [3]], "proj_sizes": [[2], [2]]},
     Budget: lambda _: {"density": 0.5},
@@ -189,8 +196,8 @@ GOOD: dict[Callable[..., Any], Callable[[Path], dict[str, Any]]] = {
 WITHOUT = {  # public names that take nothing, or that the library makes and a user reads
     "Dense", "Method", "models", "load", "GatedRecurrence", "Objective", "Streamer", "ShippedModel",
     "NothingSparseError",
-    "Axis", "Units", "Weight", "Work", "Roofline", "Comparison", "Difference", "Plan", "Run", "Task", "Int8Report",
-    "SparseReport", "WebDemo", "WebModel", "SparseLinear", "SparseRNN",
+    "Axis", "Units", "Weight", "Size", "Work", "Roofline", "Comparison", "Difference", "Plan", "Run", "Task",
+    "Int8Report", "SparseReport", "WebDemo", "WebModel", "SparseLinear", "SparseRNN",
     "checked_vocabulary", "task_plan",
 }  # fmt: skip
 
@@ -216,7 +223,10 @@ MEANT: dict[str, tuple[Any, ...]] = {
     "checkpoint": ("23", ""),
     "whole": ({}, {"x": "y"}),
     "operation": ("23", "", Budget, len),
-    **dict.fromkeys(("PruneCallback.fixed", "PruneCallback.tied"), ([], (), ["x"])),  # held against the network later
+    # held against the network later
+    **{f"{call}.{name}": ([], (), ["x"]) for call in ("Prune", "PruneCallback") for name in ("fixed", "tied")},
+    "Prune.network": ("23", ""),
+    "shrink_series.batches": ([], (), ["x"]),
     **dict.fromkeys(("monitor", "trainer", "name", "title", "about", "words_demo.text"), ("23", "")),
     "text_columns.text": ("23",),
     "work_of.arguments": ((),),  # the network says what it misses

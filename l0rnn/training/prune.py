@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import nn
 from torch.optim import Optimizer
 
+from l0rnn.arguments import checked
 from l0rnn.gates.network import NAME, network_gates
 from l0rnn.methods.method import Method
 from l0rnn.recurrent.nested import moved_to
@@ -28,6 +29,7 @@ from l0rnn.training.strategy import refuse_strategy
 log = logging.getLogger(__name__)
 
 
+@checked
 class Prune(Callback):
     """Prunes the network of any LightningModule in whatever way that trains it.
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from l0rnn.arguments import checked
 from l0rnn.cost.cost import Cost, CostOf
 from l0rnn.gates.network import draws_of
 from l0rnn.methods.structured_magnitude import StructuredMagnitude
@@ -35,6 +36,7 @@ class Size:
     cost: Cost
 
 
+@checked
 def shrink_series(
     network: nn.Module,
     densities: Sequence[float],
