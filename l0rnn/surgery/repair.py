@@ -94,6 +94,7 @@ def repair_(
     Example:
         >>> from l0rnn.gates.network import gate_network_
         >>> from l0rnn.tracing import trace
+        >>> _ = torch.manual_seed(0)
         >>> x = torch.randn(100, 1)
         >>> network = nn.Sequential(nn.Linear(1, 3, bias=False), nn.Linear(3, 1))  # what three read, one can tell
         >>> expected, units = network(x), trace(network, x)
