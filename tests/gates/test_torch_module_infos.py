@@ -15,7 +15,7 @@ from l0rnn import GatedGRU, GatedLSTM, GatedRNN, RaggedRNN
 pytest.importorskip("expecttest", reason="torch's table of modules imports it")
 common_modules = pytest.importorskip("torch.testing._internal.common_modules")
 # importing it forbids to set the flags of backends, for all tests that come after
-torch.backends.__dict__["__allow_nonbracketed_mutation_flag"] = True
+torch.backends.flags_frozen.__globals__["__allow_nonbracketed_mutation_flag"] = True
 
 GATED: dict[Any, Any] = {nn.LSTM: GatedLSTM, nn.GRU: GatedGRU, nn.RNN: GatedRNN}
 Call = tuple[Callable[..., nn.Module], tuple[Any, ...], dict[str, Any]]
