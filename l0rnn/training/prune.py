@@ -93,8 +93,6 @@ class Prune(Callback):
         fixed: Sequence[str] = (),
         tied: Sequence[Sequence[str]] = (),
     ) -> None:
-        if not isinstance(method, Method):
-            raise ValueError(f"`method` must be a pruning method, such as L0Gates(Budget(density=0.2)), got {method!r}")
         method.refuse_second_network()
         if gate_learning_rate is not None and not gate_learning_rate > 0:
             raise ValueError(f"`gate_learning_rate` must be > 0, got {gate_learning_rate}")
