@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,11 @@ class TestCtrlC:
         command = [sys.executable, "-m", "l0rnn.cli", "fit", "--config", str(config)]
         root = Path(__file__).parents[1]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(tmp_path)])}
-        training = subprocess.Popen(command, cwd=root, env=environment, stderr=subprocess.PIPE, text=True)
+        # a suite that runs in the background of a shell ignores the signal, and what it starts would, too
+        heeds = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        training = subprocess.Popen(
+            command, cwd=root, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=heeds
+        )
         last, end = tmp_path / "last.ckpt", time.monotonic() + 120
         while not last.exists() and training.poll() is None and time.monotonic() < end:
             time.sleep(0.2)
