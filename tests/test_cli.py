@@ -98,7 +98,10 @@ class TestCtrlC:
         while not last.exists() and training.poll() is None and time.monotonic() < end:
             time.sleep(0.2)
         training.send_signal(signal.SIGINT)
-        _, error = training.communicate(timeout=60)
+        try:
+            _, error = training.communicate(timeout=60)
+        finally:
+            training.kill()  # if it heeds nothing
         assert training.returncode == 130, error
         told = error.strip().splitlines()[-1]
         assert told.endswith(f"l0rnn fit --config {config} --ckpt_path {last}"), error
